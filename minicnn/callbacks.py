@@ -1,0 +1,131 @@
+"""Callbacks: what can be done between the steps and the epochs of a training run.
+
+A callback gets the run (see `minicnn.training.Run`): its model, its epoch and step, and the figures of the epoch that
+ended. Figures are named "loss", "accuracy", "val_loss", "val_accuracy"; for an accuracy more is better, for all else less.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+
+import numpy as np
+
+from minicnn.errors import DivergedError
+
+
+class Callback:
+    """The base: override what you need."""
+
+    def on_train_begin(self, run) -> None:
+        """Before the first epoch."""
+
+    def on_step_end(self, run) -> None:
+        """After every step."""
+
+    def on_epoch_end(self, run) -> None:
+        """After every epoch, `run.figures` being complete."""
+
+    def on_train_end(self, run) -> None:
+        """After the last epoch, or on the way out after an error."""
+
+
+class _Monitor(Callback):
+    """What the callbacks that watch one figure share: its best value, and for how many epochs it has not improved."""
+
+    def __init__(self, monitor: str, min_delta: float = 0.0):
+        self.monitor, self.min_delta = monitor, min_delta
+
+    def on_train_begin(self, run):
+        self.best, self.waited = math.inf, 0
+
+    def improved(self, run) -> bool:
+        """Whether the figure is better than ever before in this run."""
+        if self.monitor not in run.figures:
+            have = ", ".join(run.figures)
+            hint = "; give fit validation_data" if self.monitor.startswith("val_") else ""
+            raise ValueError(f"{type(self).__name__}: no figure {self.monitor!r}, expected one of {have}{hint}")
+        value = run.figures[self.monitor] * (-1 if "accuracy" in self.monitor else 1)
+        better = value < self.best - self.min_delta
+        self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
+        return better
+
+
+class EarlyStopping(_Monitor):
+    """Stop when the figure has not improved for `patience` epochs, and go back to the weights of the best one."""
+
+    def __init__(self, monitor: str = "val_loss", patience: int = 3, min_delta: float = 0.0, restore_best: bool = True):
+        super().__init__(monitor, min_delta)
+        self.patience, self.restore_best = patience, restore_best
+
+    def on_train_begin(self, run):
+        super().on_train_begin(run)
+        self.best_weights = None
+
+    def on_epoch_end(self, run):
+        parameters = run.model.parameters
+        if self.improved(run):
+            self.best_weights = parameters.values.copy(), parameters.states.copy()
+        elif self.waited >= self.patience:
+            run.stop = f"{self.monitor} has not improved for {self.waited} epochs"
+
+    def on_train_end(self, run):
+        if self.restore_best and self.best_weights is not None:
+            run.model.parameters.values[:], run.model.parameters.states[:] = self.best_weights
+
+
+class ModelCheckpoint(_Monitor):
+    """Save the model after every epoch, or only when the figure is the best so far; `{epoch}` in the path is filled in."""
+
+    def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", save_best_only: bool = True):
+        super().__init__(monitor)
+        self.path, self.save_best_only = os.fspath(path), save_best_only
+
+    def on_epoch_end(self, run):
+        if not self.save_best_only or self.improved(run):
+            run.model.save(self.path.replace("{epoch}", str(run.epoch)))
+
+
+class ReduceLROnPlateau(_Monitor):
+    """Multiply the learning rate by `factor` when the figure has not improved for `patience` epochs, down to min_rate."""
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 3,
+        factor: float = 0.5,
+        min_rate: float = 1e-5,
+        min_delta: float = 0.0,
+    ):
+        super().__init__(monitor, min_delta)
+        self.patience, self.factor, self.min_rate = patience, factor, min_rate
+
+    def on_epoch_end(self, run):
+        if not self.improved(run) and self.waited >= self.patience:
+            least = min(1.0, self.min_rate / run.optimizer.learning_rate)
+            run.rate_scale, self.waited = max(run.rate_scale * self.factor, least), 0
+
+
+class CSVLogger(Callback):
+    """Write each epoch's figures as a row of a CSV file, at once."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = path
+
+    def on_epoch_end(self, run):
+        figures = {"epoch": run.epoch, **run.figures}
+        with open(self.path, "w" if run.epoch == 1 else "a", newline="") as file:
+            writer = csv.DictWriter(file, figures)
+            if run.epoch == 1:
+                writer.writeheader()
+            writer.writerow(figures)
+
+
+class StopOnNaN(Callback):
+    """Check gradients and weights after every step, not only the loss: finds the step at which a run went wrong."""
+
+    def on_step_end(self, run):
+        for name in ("grads", "values"):
+            if not np.isfinite(getattr(run.model.parameters, name)).all():
+                raise DivergedError(f"{name}: got NaN or infinity at step {run.step - 1} (epoch {run.epoch + 1})")

@@ -1,0 +1,41 @@
+"""Setting part of the training data aside, to choose by images that the network has not learned from.
+
+The part is drawn class by class, so that each class has the same share in it as in the whole.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minicnn.errors import DataError
+
+
+def split(
+    images: np.ndarray, labels: np.ndarray, validation: float | int, seed: int = 0
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Splits into (train images, train labels), (validation images, validation labels), stratified by class.
+
+    `validation` is a share of the images if it is a float (0.1: a tenth), a number of images if it is an int.
+    The same seed gives the same split; both parts keep the order of the originals. Raises DataError when the
+    lengths differ or a part would be empty.
+    """
+    labels = np.asarray(labels)
+    n = len(images)
+    if labels.shape != (n,):
+        raise DataError(f"labels have shape {labels.shape}, expected ({n},): one for each image")
+    count = validation * n if isinstance(validation, (float, np.floating)) else validation
+    if not (0 < count < n and 0 < round(count) < n):
+        raise DataError(f"validation={validation} is {count} of {n} images, expected 1 to {n - 1}")
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(n, dtype=bool)
+    for label, take in _shares(labels, round(count)).items():
+        chosen[rng.permutation(np.flatnonzero(labels == label))[:take]] = True
+    return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])
+
+
+def _shares(labels: np.ndarray, count: int) -> dict[int, int]:
+    """How many of each class to take, count in all: its share rounded down, then the largest remainders."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    takes, remainders = np.divmod(sizes * count, len(labels))
+    takes[np.argsort(-remainders, kind="stable")[: count - takes.sum()]] += 1
+    return dict(zip(classes.tolist(), takes.tolist(), strict=True))

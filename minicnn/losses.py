@@ -1,0 +1,84 @@
+"""Losses: one number for how wrong the outputs are, and its gradient, where backpropagation begins.
+
+A loss is called with a batch of outputs and targets and gives (value, doutputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from minicnn import ops
+from minicnn.errors import DataError, ShapeError
+
+
+class CrossEntropy:
+    """Softmax cross-entropy of logits: -log of the probability that the model gave the truth, averaged.
+
+    Targets are integer labels (n,) or probabilities (n, classes). With label_smoothing s, the truth is taken to be
+    (1 - s) * target + s / classes (Szegedy et al., 2016). class_weight, a sequence or {class: weight}, weighs the images
+    by their class, and the loss is the weighted mean.
+    """
+
+    classifies = True
+
+    def __init__(self, label_smoothing: float = 0.0, class_weight: Sequence[float] | Mapping[int, float] | None = None):
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing: got {label_smoothing!r}, expected 0 <= label_smoothing < 1")
+        self.label_smoothing, self.class_weight = label_smoothing, class_weight
+
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+        n, classes = outputs.shape
+        truth = one_hot(targets, classes, outputs.dtype)
+        weights = np.ones(n, outputs.dtype)
+        if self.class_weight is not None:
+            weights = truth @ self._weights(classes).astype(outputs.dtype)
+        if self.label_smoothing:
+            truth = truth * truth.dtype.type(1 - self.label_smoothing) + truth.dtype.type(
+                self.label_smoothing / classes
+            )
+        return ops.softmax_cross_entropy(outputs, truth, weights)
+
+    def _weights(self, classes: int) -> np.ndarray:
+        if isinstance(self.class_weight, Mapping):
+            weights = np.array([self.class_weight.get(k, 1.0) for k in range(classes)], np.float64)
+            unknown = set(self.class_weight) - set(range(classes))
+            if unknown:
+                raise DataError(f"class_weight: got class {min(unknown)!r}, expected 0 to {classes - 1}")
+        else:
+            weights = np.asarray(self.class_weight, np.float64)
+        if weights.shape != (classes,) or not (np.isfinite(weights) & (weights > 0)).all():
+            raise DataError(f"class_weight: got {self.class_weight!r}, expected {classes} positive numbers")
+        return weights
+
+
+class MeanSquaredError:
+    """The mean of (output - target)**2 over all numbers of the batch; targets have the outputs' shape."""
+
+    classifies = False
+
+    def __call__(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+        if targets.shape != outputs.shape:
+            raise ShapeError(f"targets: got shape {targets.shape}, expected the outputs' {outputs.shape}")
+        difference = outputs - targets.astype(outputs.dtype)
+        return float(np.mean(difference**2)), difference * outputs.dtype.type(2 / difference.size)
+
+
+def one_hot(targets: np.ndarray, classes: int, dtype) -> np.ndarray:
+    """Integer labels (n,) as probabilities (n, classes); probabilities as they are."""
+    if targets.ndim == 2:
+        return targets.astype(dtype)
+    return np.eye(classes, dtype=dtype)[targets]
+
+
+BY_NAME = {"cross_entropy": CrossEntropy, "mean_squared_error": MeanSquaredError}
+
+
+def get(loss):
+    """The loss of that name, or the object itself."""
+    if callable(loss):
+        return loss
+    if loss not in BY_NAME:
+        raise ValueError(f"loss: got {loss!r}, expected a loss or one of {', '.join(BY_NAME)}")
+    return BY_NAME[loss]()

@@ -1,0 +1,91 @@
+"""How good are the predictions? Counts of right and wrong, over all images and for each class.
+
+Everything here follows from one table, the confusion matrix: its row i counts the images whose true class
+is i, its column j those for which the model said j. The diagonal holds what was right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from minicnn.errors import DataError
+
+
+def accuracy(labels: ArrayLike, predicted: ArrayLike) -> float:
+    """The share of images, from 0 to 1, whose predicted class is the true one.
+
+    `labels` and `predicted` are integer class numbers, both of shape (n,); anything else is a DataError.
+    """
+    labels, predicted = check_labels(labels, predicted)
+    return float(np.mean(labels == predicted))
+
+
+def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, classes: int | None = None) -> np.ndarray:
+    """Count the images of each true class (row) by predicted class (column): int64, (classes, classes).
+
+    Without `classes` the table is just large enough for the highest class number seen. Labels that are not
+    integers of shape (n,), or not in 0 .. classes - 1, are a DataError.
+    """
+    labels, predicted = check_labels(labels, predicted, classes)
+    if classes is None:
+        classes = int(max(labels.max(), predicted.max())) + 1
+    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return cells.reshape(classes, classes).astype(np.int64)
+
+
+def per_class(
+    labels: ArrayLike, predicted: ArrayLike, class_names: Sequence[str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each class, by class name (the class number where none is given).
+
+        precision = tp / (tp + fp)     of the images called i, the share that are i
+        recall    = tp / (tp + fn)     of the images that are i, the share called i
+        f1        = 2 tp / (2 tp + fp + fn), the harmonic mean of the two (van Rijsbergen, 1979)
+        support   = tp + fn            how many images are i (an int)
+
+    0 / 0 counts as 0.0, as scikit-learn has it: a class never predicted has precision 0, one without
+    images recall 0. Raises DataError as `confusion_matrix` does, and for a class name given twice.
+    """
+    matrix = confusion_matrix(labels, predicted, None if class_names is None else len(class_names))
+    names = [str(i) for i in range(len(matrix))] if class_names is None else list(class_names)
+    if len(set(names)) < len(names):
+        raise DataError(f"class_names: expected each name once, got {names}")
+    right, called, support = np.diagonal(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    precision, recall, f1 = ratio(right, called), ratio(right, support), ratio(2 * right, called + support)
+    return {
+        name: {
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part` / `whole` element by element, with 0.0 wherever `whole` is 0; float64."""
+    zeros = np.zeros(np.broadcast_shapes(part.shape, whole.shape))
+    return np.divide(part, whole, out=zeros, where=whole != 0)
+
+
+def check_labels(labels: ArrayLike, predicted: ArrayLike, classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Both as int64 arrays of shape (n,); a DataError that names the first thing wrong with them."""
+    checked = []
+    for name, values in (("labels", np.asarray(labels)), ("predicted", np.asarray(predicted))):
+        if values.ndim != 1 or len(values) == 0:
+            raise DataError(f"{name}: expected class numbers of shape (n,), n > 0, got shape {values.shape}")
+        if not np.issubdtype(values.dtype, np.integer):
+            raise DataError(f"{name}: expected integer class numbers, got dtype {values.dtype}")
+        wrong = values < 0 if classes is None else (values < 0) | (values >= classes)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            expected = "0 or more" if classes is None else f"0 to {classes - 1} ({classes} classes)"
+            raise DataError(f"{name}[{at}] is {values[at]}; expected {expected}")
+        checked.append(values.astype(np.int64))
+    if len(checked[0]) != len(checked[1]):
+        raise DataError(f"labels and predicted: expected equal lengths, got {len(checked[0])} and {len(checked[1])}")
+    return checked[0], checked[1]

@@ -1,0 +1,282 @@
+"""A model: layers one after another.
+
+    model = Sequential([Conv2D(32, 3, activation="relu"), MaxPool2D(), Flatten(), Dense(10)])
+    model.fit(images, labels, epochs=3)
+    model.predict(images)
+
+Forward is a walk through the list, backward the same walk in reverse.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minicnn import losses, ops
+from minicnn.errors import DataError, ShapeError
+from minicnn.layers import Dropout, Layer, Softmax
+from minicnn.parameters import Parameters
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` gives: the mean loss, and the share of right answers (NaN for a loss that does not classify)."""
+
+    loss: float
+    accuracy: float
+
+
+class Sequential:
+    """Layers one after another, built at once: a shape that does not fit is an error here and not in training.
+
+    input_shape is (h, w, c), without the batch; seed draws the first weights and the dropout masks; dtype is "float32"
+    to train and "float64" to check gradients. Images come as uint8, and are standardised with the training images'
+    mean and deviation, or as floats, and are taken as they are.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: tuple[int, ...] = (28, 28, 1),
+        seed: int = 0,
+        dtype: str = "float32",
+    ):
+        if str(dtype) not in ("float32", "float64"):
+            raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
+        self.layers, self.input_shape, self.seed, self.dtype = (
+            list(layers),
+            tuple(input_shape),
+            seed,
+            str(dtype),
+        )
+        self.mean, self.deviation = None, None  # of the training images' pixels, on a scale of 0 to 1
+        self._lock = threading.RLock()
+        self._build()
+
+    def _build(self) -> None:
+        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise ValueError("layers: expected a list of at least one Layer")
+        everything = self.all_layers()
+        if len({id(layer) for layer in everything}) != len(everything):
+            raise ValueError("layers: one layer object stands in two places; make a layer for each place")
+        self.parameters = Parameters(self.dtype)
+        counts: dict[str, int] = {}
+        shape, self.output_shapes = self.input_shape, []
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            counts[kind] = counts.get(kind, 0) + 1
+            layer.name = f"{kind}_{counts[kind]}"
+            shape = layer.build(shape, self.parameters)
+            self.output_shapes.append(shape)
+        for i, layer in enumerate(everything):
+            if isinstance(layer, Dropout):
+                layer.seed = (self.seed, i)
+        self.parameters.allocate(np.random.default_rng(self.seed))
+        self.layers[0].needs_dx = False
+
+    def all_layers(self) -> list[Layer]:
+        """Every layer, those inside residual blocks too."""
+        return [found for layer in self.layers for found in layer.layers()]
+
+    # -- forward and backward ------------------------------------------------------------------------------------
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
+        for layer in self.layers:
+            x = layer.forward(x, training)
+        if not training:
+            for layer in self.all_layers():  # their buffers are overwritten: backward would be wrong
+                layer.saved = None
+        return x
+
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
+        """From dLoss/doutputs to every gradient, in `parameters.grads`; dLoss/dinput where the first layer gives it."""
+        for layer in reversed(self.layers):
+            dy = layer.backward(dy)
+        return dy
+
+    # -- use -----------------------------------------------------------------------------------------------------
+
+    def outputs(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+        """The last layer's output for any number of images, computed in batches: logits, or a regression's values."""
+        x = self.check_images(x)
+        y = np.empty((len(x), *self.output_shapes[-1]), self.dtype)
+        with self._lock:
+            for i in range(0, len(x), batch_size):
+                index = np.arange(i, min(i + batch_size, len(x)))
+                y[index] = self.forward(self.batch(x, index))
+        return y
+
+    def predict(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+        """The probability of each class: (n, classes)."""
+        y = self.outputs(x, batch_size)
+        return y if isinstance(self.layers[-1], Softmax) else ops.softmax(y)
+
+    def predict_classes(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+        """The most probable class of each image: (n,) int64."""
+        return self.outputs(x, batch_size).argmax(axis=-1)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 256, loss="cross_entropy") -> Evaluation:
+        """Loss and accuracy on images and their targets, nothing being learnt."""
+        loss = losses.get(loss)
+        self.check_loss(loss)
+        y = self.check_targets(y, len(x), loss)
+        outputs = self.outputs(x, batch_size)
+        total = sum(
+            loss(outputs[i : i + batch_size], y[i : i + batch_size])[0] * len(y[i : i + batch_size])
+            for i in range(0, len(y), batch_size)
+        )
+        return Evaluation(total / len(y), hits(outputs, y) / len(y) if loss.classifies else float("nan"))
+
+    # -- input ---------------------------------------------------------------------------------------------------
+
+    def check_images(self, x: np.ndarray) -> np.ndarray:
+        """Images as an array (n, *input_shape), or a clear error."""
+        x = np.asarray(x)
+        if x.ndim == len(self.input_shape) and self.input_shape[-1] == 1 and x.shape[1:] == self.input_shape[:-1]:
+            x = x[..., None]  # (n, h, w): one channel goes without saying
+        if x.shape[1:] != self.input_shape or x.ndim != len(self.input_shape) + 1:
+            expected = ", ".join(("n", *map(str, self.input_shape)))
+            raise ShapeError(f"images: got shape {x.shape}, expected ({expected})")
+        if x.dtype != np.uint8 and x.dtype.kind != "f":
+            raise DataError(f"images: got dtype {x.dtype}, expected uint8 or floats")
+        if len(x) == 0:
+            raise DataError("images: got none, expected at least one")
+        if x.dtype.kind == "f" and not all(np.isfinite(x[i : i + 1024]).all() for i in range(0, len(x), 1024)):
+            raise DataError("images: got NaN or infinity, expected finite numbers")
+        return x
+
+    def check_loss(self, loss) -> None:
+        """Refuse a cross-entropy, which takes logits, behind a Softmax, which gives probabilities."""
+        if isinstance(loss, losses.CrossEntropy) and isinstance(self.layers[-1], Softmax):
+            raise ValueError("loss: cross-entropy takes logits; leave out the last Softmax, predict() applies it")
+        if loss.classifies and len(self.output_shapes[-1]) != 1:
+            shape = self.output_shapes[-1]
+            raise ShapeError(f"{self.layers[-1].name}: got output shape {shape}, expected (classes,) to classify")
+
+    def check_targets(self, y: np.ndarray, count: int, loss) -> np.ndarray:
+        """Targets as an array that fits the outputs, or a clear error."""
+        y = np.asarray(y)
+        if len(y) != count:
+            raise DataError(f"targets: got {len(y)}, expected as many as images: {count}")
+        if not loss.classifies or y.ndim == 2:
+            if y.shape[1:] != self.output_shapes[-1] or y.dtype.kind not in "fiu":
+                expected = ", ".join(("n", *map(str, self.output_shapes[-1])))
+                raise DataError(f"targets: got {y.dtype} of shape {y.shape}, expected numbers of shape ({expected})")
+            if not np.isfinite(y).all():
+                raise DataError("targets: got NaN or infinity, expected finite numbers")
+            return y
+        classes = self.output_shapes[-1][-1]
+        if y.ndim != 1 or y.dtype.kind not in "iu":
+            raise DataError(f"labels: got {y.dtype} of shape {y.shape}, expected integers of shape (n,)")
+        if len(y) and (y.min() < 0 or y.max() >= classes):
+            wrong = int(np.flatnonzero((y < 0) | (y >= classes))[0])
+            raise DataError(f"labels: got {y[wrong]} at index {wrong}, expected 0 to {classes - 1}")
+        return y.astype(np.int64, copy=False)
+
+    def batch(self, images: np.ndarray, index: np.ndarray, matrix=None, holes=None) -> np.ndarray:
+        """images[index] as the floats the first layer takes; `matrix` and `holes` as in `ops.make_batch`."""
+        channels = images.shape[-1]
+        scale, shift = np.ones(channels), np.zeros(channels)
+        if images.dtype == np.uint8:
+            mean, deviation = (0, 1) if self.mean is None else (self.mean, self.deviation)
+            scale, shift = scale / 255 / deviation, shift - mean / np.asarray(deviation)
+        if images.ndim == 4:
+            shape = (len(index), *images.shape[1:])
+            out = self.layers[0].buffer("batch", shape, np.dtype(self.dtype))
+            return ops.make_batch(images, index, matrix, holes, scale, shift, self.dtype, out=out)
+        return (images[index] * scale + shift).astype(self.dtype)
+
+    def learn_scale(self, images: np.ndarray) -> None:
+        """Take the mean and deviation of uint8 training images, channel by channel, unless they are known."""
+        if images.dtype != np.uint8 or self.mean is not None:
+            return
+        parts = [images[i : i + 1000].reshape(-1, images.shape[-1]) / 255.0 for i in range(0, len(images), 1000)]
+        m = sum(len(p) for p in parts)
+        mean = sum(p.sum(axis=0) for p in parts) / m
+        square = sum((p**2).sum(axis=0) for p in parts) / m
+        self.mean, self.deviation = mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
+
+    # -- training, weights and files -----------------------------------------------------------------------------
+
+    def fit(self, x, y, **options):
+        """Train on images and targets; returns the History. The arguments are those of `minicnn.training.fit`."""
+        from minicnn.training import fit
+
+        return fit(self, x, y, **options)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all arrays, layer by layer, in Keras' order and shapes: kernel, bias; gamma, beta, mean, variance."""
+        return [w.value.copy() for layer in self.all_layers() for w in layer.weights()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Take the arrays of `get_weights`, all or none of them."""
+        own = [(layer, w) for layer in self.all_layers() for w in layer.weights()]
+        if len(weights) != len(own):
+            raise ShapeError(f"weights: got {len(weights)} arrays, expected {len(own)}")
+        for (layer, w), array in zip(own, weights, strict=True):
+            if np.shape(array) != w.shape:
+                raise ShapeError(f"{layer.name}/{w.name}: got shape {np.shape(array)}, expected {w.shape}")
+        for (_, w), array in zip(own, weights, strict=True):
+            w.value[...] = array
+
+    def save(self, path) -> None:
+        """Write the model to an .npz file that `minicnn.load` reads; the name is replaced in one step."""
+        from minicnn.checkpoint import save_model
+
+        save_model(self, path)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are learnt."""
+        return self.parameters.values.size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image's forward pass, those of convolutions and dense layers."""
+        return sum(layer.macs for layer in self.layers)
+
+    def summary(self) -> None:
+        """Print the layers: output shape, parameters, multiply-adds and activation memory for one image."""
+        print(self)
+
+    def __str__(self) -> str:
+        rows = [("layer", "output", "parameters", "MACs", "memory")]
+        size = np.dtype(self.dtype).itemsize
+        for layer, shape in zip(self.layers, self.output_shapes, strict=True):
+            count = sum(w.value.size for inner in layer.layers() for w in inner.weights())
+            rows.append((layer.name, str(shape), f"{count:,}", f"{layer.macs:,}", _bytes(np.prod(shape) * size)))
+        total = sum(np.prod(shape) for shape in self.output_shapes) * size
+        count = self.parameter_count + self.parameters.states.size
+        rows.append(("total", "", f"{count:,}", f"{self.macs:,}", _bytes(total)))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        text = "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        learnt = f"{self.parameter_count:,} learnt, {self.parameters.states.size:,} running statistics; input {self.input_shape}"
+        return f"{text}\n{learnt}"
+
+    def __getstate__(self):
+        return {k: v for k, v in vars(self).items() if k != "_lock"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._lock = threading.RLock()
+        self.parameters.hand_out()
+
+
+def hits(outputs: np.ndarray, targets: np.ndarray) -> int:
+    """How many outputs are largest where the target is."""
+    truth = targets if targets.ndim == 1 else targets.argmax(axis=-1)
+    return int((outputs.argmax(axis=-1) == truth).sum())
+
+
+def _bytes(n: float) -> str:
+    return f"{n / 1024:,.1f} KiB" if n < 2**20 else f"{n / 2**20:,.1f} MiB"

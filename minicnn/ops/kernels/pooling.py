@@ -1,0 +1,232 @@
+"""Pooling, one pass over memory: see the functions of the same names in reference.py for what they compute.
+
+Faster because a window is read where it lies, and the images are shared out among the threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from minicnn.ops.kernels.threads import parallel
+from minicnn.ops.kernels.workspace import result
+
+
+def _pooled_shape(x_shape, size, stride, padding):
+    n, h, w, c = x_shape
+    (top, bottom), (left, right) = padding
+    return n, (top + h + bottom - size[0]) // stride[0] + 1, (left + w + right - size[1]) // stride[1] + 1, c
+
+
+def _corner(padding):
+    """Where the image begins in the padded one."""
+    return padding[0][0], padding[1][0]
+
+
+@parallel
+def _max_pool(x, size, stride, corner, y, where):
+    n, h, w, c = x.shape
+    _, oh, ow, _ = y.shape
+    for image in prange(n):
+        for i in range(oh):
+            top = i * stride[0] - corner[0]
+            for j in range(ow):
+                left = j * stride[1] - corner[1]
+                best, place = y[image, i, j], where[image, i, j]
+                best[:] = -np.inf
+                place[:] = max(0, -top) * size[1] + max(0, -left)
+                for p in range(max(0, -top), min(size[0], h - top)):
+                    for q in range(max(0, -left), min(size[1], w - left)):
+                        pixel, here = x[image, top + p, left + q], p * size[1] + q
+                        for k in range(c):
+                            if not (pixel[k] <= best[k] or best[k] != best[k]):
+                                best[k] = pixel[k]
+                                place[k] = here
+
+
+def max_pool2d(x, size, stride, padding, out=None):
+    """See `reference.max_pool2d`."""
+    x = np.ascontiguousarray(x)
+    y_out, where_out = out if out is not None else (None, None)
+    shape = _pooled_shape(x.shape, size, stride, padding)
+    y = result(y_out, shape, x.dtype)
+    where = result(where_out, shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
+    _max_pool(x, size, stride, _corner(padding), y, where)
+    return y, where
+
+
+@parallel
+def _max_pool_backward(dy, where, size, stride, corner, dx):
+    n, oh, ow, c = dy.shape
+    for image in prange(n):
+        dx[image] = 0
+        for i in range(oh):
+            for j in range(ow):
+                top, left = i * stride[0] - corner[0], j * stride[1] - corner[1]
+                for k in range(c):
+                    place = np.int64(where[image, i, j, k])
+                    dx[image, top + place // size[1], left + place % size[1], k] += dy[image, i, j, k]
+
+
+@parallel
+def _max_pool_backward_apart(dy, where, size, dx):
+    """Windows side by side without overlap: every pixel has one window, and is written once."""
+    n, oh, ow, c = dy.shape
+    _, h, w, _ = dx.shape
+    for image in prange(n):
+        for i in range(h):
+            for j in range(w):
+                window_row, window_column = i // size[0], j // size[1]
+                pixel = dx[image, i, j]
+                if window_row < oh and window_column < ow:
+                    here = (i - window_row * size[0]) * size[1] + j - window_column * size[1]
+                    for k in range(c):
+                        won = where[image, window_row, window_column, k] == here
+                        pixel[k] = dy[image, window_row, window_column, k] if won else 0
+                else:
+                    pixel[:] = 0
+
+
+def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
+    """See `reference.max_pool2d_backward`."""
+    dy, where = np.ascontiguousarray(dy), np.ascontiguousarray(where)
+    dx = result(out, x_shape, dy.dtype)
+    if tuple(size) == tuple(stride) and _corner(padding) == (0, 0):
+        _max_pool_backward_apart(dy, where, size, dx)
+    else:
+        _max_pool_backward(dy, where, size, stride, _corner(padding), dx)
+    return dx
+
+
+@parallel
+def _average_pool(x, size, stride, corner, y):
+    n, h, w, c = x.shape
+    _, oh, ow, _ = y.shape
+    for image in prange(n):
+        for i in range(oh):
+            top = i * stride[0] - corner[0]
+            rows = range(max(0, top), min(h, top + size[0]))
+            for j in range(ow):
+                left = j * stride[1] - corner[1]
+                columns = range(max(0, left), min(w, left + size[1]))
+                total = y[image, i, j]
+                total[:] = 0
+                for row in rows:
+                    for column in columns:
+                        for k in range(c):
+                            total[k] += x[image, row, column, k]
+                for k in range(c):
+                    total[k] /= x.dtype.type(len(rows) * len(columns))
+
+
+def average_pool2d(x, size, stride, padding, out=None):
+    """See `reference.average_pool2d`."""
+    x = np.ascontiguousarray(x)
+    y = result(out, _pooled_shape(x.shape, size, stride, padding), x.dtype)
+    _average_pool(x, size, stride, _corner(padding), y)
+    return y
+
+
+@parallel
+def _average_pool_backward(dy, size, stride, corner, dx):
+    n, oh, ow, c = dy.shape
+    _, h, w, _ = dx.shape
+    for image in prange(n):
+        dx[image] = 0
+        for i in range(oh):
+            top = i * stride[0] - corner[0]
+            rows = range(max(0, top), min(h, top + size[0]))
+            for j in range(ow):
+                left = j * stride[1] - corner[1]
+                columns = range(max(0, left), min(w, left + size[1]))
+                share = dy.dtype.type(1 / (len(rows) * len(columns)))
+                for row in rows:
+                    for column in columns:
+                        for k in range(c):
+                            dx[image, row, column, k] += dy[image, i, j, k] * share
+
+
+def average_pool2d_backward(dy, x_shape, size, stride, padding, out=None):
+    """See `reference.average_pool2d_backward`."""
+    dy = np.ascontiguousarray(dy)
+    dx = result(out, x_shape, dy.dtype)
+    _average_pool_backward(dy, size, stride, _corner(padding), dx)
+    return dx
+
+
+@parallel
+def _global_average(x, y):
+    n, pixels, c = x.shape
+    for image in prange(n):
+        total = y[image]
+        total[:] = 0
+        for i in range(pixels):
+            for k in range(c):
+                total[k] += x[image, i, k]
+        for k in range(c):
+            total[k] /= x.dtype.type(pixels)
+
+
+def global_average_pool2d(x, out=None):
+    """See `reference.global_average_pool2d`."""
+    n, h, w, c = x.shape
+    y = result(out, (n, c), x.dtype)
+    _global_average(np.ascontiguousarray(x).reshape(n, h * w, c), y)
+    return y
+
+
+@parallel
+def _global_average_backward(dy, dx):
+    n, pixels, c = dx.shape
+    share = dy.dtype.type(1 / pixels)
+    for image in prange(n):
+        for i in range(pixels):
+            for k in range(c):
+                dx[image, i, k] = dy[image, k] * share
+
+
+def global_average_pool2d_backward(dy, x_shape, out=None):
+    """See `reference.global_average_pool2d_backward`."""
+    n, h, w, c = x_shape
+    dx = result(out, x_shape, dy.dtype)
+    _global_average_backward(np.ascontiguousarray(dy), dx.reshape(n, h * w, c))
+    return dx
+
+
+@parallel
+def _global_max(x, y, where):
+    n, pixels, c = x.shape
+    for image in prange(n):
+        best, place = y[image], where[image]
+        best[:] = x[image, 0]
+        place[:] = 0
+        for i in range(1, pixels):
+            for k in range(c):
+                if not (x[image, i, k] <= best[k] or best[k] != best[k]):
+                    best[k] = x[image, i, k]
+                    place[k] = i
+
+
+def global_max_pool2d(x, out=None):
+    """See `reference.global_max_pool2d`."""
+    n, h, w, c = x.shape
+    y_out, where_out = out if out is not None else (None, None)
+    y, where = result(y_out, (n, c), x.dtype), result(where_out, (n, c), np.int32)
+    _global_max(np.ascontiguousarray(x).reshape(n, h * w, c), y, where)
+    return y, where
+
+
+@parallel
+def _global_max_backward(dy, where, dx):
+    for image in prange(dx.shape[0]):
+        dx[image] = 0
+        for k in range(dx.shape[2]):
+            dx[image, where[image, k], k] = dy[image, k]
+
+
+def global_max_pool2d_backward(dy, where, x_shape, out=None):
+    """See `reference.global_max_pool2d_backward`."""
+    n, h, w, c = x_shape
+    dx = result(out, x_shape, dy.dtype)
+    _global_max_backward(np.ascontiguousarray(dy), np.ascontiguousarray(where), dx.reshape(n, h * w, c))
+    return dx

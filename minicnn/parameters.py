@@ -1,0 +1,87 @@
+"""All weights of a model in one flat vector, all their gradients in another.
+
+A layer asks for its arrays while the model is built; when every layer has asked, two vectors are made, and each layer's
+`value` and `grad` become views into them. An optimizer's step, clipping, averaging, a check for NaN, a checkpoint: each is
+then one line on one vector, whatever the layers are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+class Parameter:
+    """One named array that is learnt: `value`, its gradient `grad`, and whether weight decay applies to it."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], initialize: Callable, decay: bool):
+        self.name, self.shape, self.initialize, self.decay = name, tuple(shape), initialize, decay
+        self.value: np.ndarray | None = None
+        self.grad: np.ndarray | None = None
+
+
+class State:
+    """One named array that is kept with the weights but not learnt by gradients, such as a running mean."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], fill: float):
+        self.name, self.shape, self.fill = name, tuple(shape), fill
+        self.value: np.ndarray | None = None
+
+
+class Parameters:
+    """The arrays of a model. `values`, `grads` and `states` are the flat vectors.
+
+    In `values` the arrays that weight decay applies to come first, so that they are one slice: `values[:decayed]`.
+    """
+
+    def __init__(self, dtype: str = "float32"):
+        self.dtype = np.dtype(dtype)
+        self.parameters: list[Parameter] = []
+        self.all_states: list[State] = []
+
+    def add(self, name: str, shape: Sequence[int], initialize: Callable, decay: bool | None = None) -> Parameter:
+        """Ask for an array; initialize(shape, rng) gives its first values.
+
+        By default weight decay applies to arrays of two dimensions and more: not to biases, scales and shifts.
+        """
+        parameter = Parameter(name, tuple(shape), initialize, len(shape) > 1 if decay is None else decay)
+        self.parameters.append(parameter)
+        return parameter
+
+    def add_state(self, name: str, shape: Sequence[int], fill: float) -> State:
+        """Ask for an array that is not learnt, filled with one number at first."""
+        state = State(name, tuple(shape), fill)
+        self.all_states.append(state)
+        return state
+
+    def allocate(self, rng: np.random.Generator) -> None:
+        """Make the vectors, hand out the views, and draw the first values in the order the arrays were asked for."""
+        size = sum(math.prod(p.shape) for p in self.parameters)
+        self.values, self.grads = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
+        self.states = np.zeros(sum(math.prod(s.shape) for s in self.all_states), self.dtype)
+        self.hand_out()
+        for p in self.parameters:
+            p.value[...] = p.initialize(p.shape, rng)
+        for s in self.all_states:
+            s.value[...] = s.fill
+
+    def hand_out(self) -> None:
+        """Point every array at its place in the vectors."""
+        order = sorted(self.parameters, key=lambda p: not p.decay)
+        self.decayed = sum(math.prod(p.shape) for p in order if p.decay)
+        at = 0
+        for p in order:
+            end = at + math.prod(p.shape)
+            p.value, p.grad = self.values[at:end].reshape(p.shape), self.grads[at:end].reshape(p.shape)
+            at = end
+        at = 0
+        for s in self.all_states:
+            end = at + math.prod(s.shape)
+            s.value = self.states[at:end].reshape(s.shape)
+            at = end
+
+    def finite(self) -> bool:
+        """Whether every weight and running statistic is a finite number."""
+        return bool(np.isfinite(self.values).all() and np.isfinite(self.states).all())

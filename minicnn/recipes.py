@@ -1,0 +1,117 @@
+"""Recipes: a network for Fashion-MNIST together with everything that its training needs.
+
+`RECIPES["default"]` is what a newcomer's first run trains; "seed" is the Keras notebook this project began from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minicnn.callbacks import Callback, ReduceLROnPlateau
+from minicnn.data import Augment
+from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D, Residual
+from minicnn.losses import CrossEntropy
+from minicnn.model import Sequential
+from minicnn.optimizers import Adam, AdamW, Optimizer, RMSprop
+from minicnn.schedules import Schedule, constant, one_cycle
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train and how. `optimizers` are factories by name, the first being the recipe's own; `schedule` is made
+    from the optimizer's learning rate and the number of steps; `validation` is the share of the training images held
+    out."""
+
+    network: Callable[[], list[Layer]]
+    epochs: int
+    batch_size: int
+    optimizers: dict[str, Callable[[], Optimizer]]
+    schedule: Callable[[float, int], Schedule]
+    augment: Augment
+    loss: CrossEntropy
+    callbacks: Callable[[], list[Callback]]
+    validation: float
+
+    def model(self, seed: int = 0) -> Sequential:
+        """A fresh network."""
+        return Sequential(self.network(), input_shape=(28, 28, 1), seed=seed)
+
+    def fit(self, model, train, validation, epochs=None, batch_size=None, optimizer=None, seed=0, callbacks=()):
+        """Train `model` on (images, labels), as the recipe says where nothing else is said; returns the History."""
+        epochs, batch_size = epochs or self.epochs, batch_size or self.batch_size
+        made = self.optimizers[optimizer or next(iter(self.optimizers))]()
+        return model.fit(
+            *train,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=made,
+            loss=self.loss,
+            schedule=self.schedule(made.learning_rate, epochs * math.ceil(len(train[0]) / batch_size)),
+            augment=self.augment,
+            validation_data=validation,
+            callbacks=[*self.callbacks(), *callbacks],
+            seed=seed,
+        )
+
+
+def _convolution(filters: int, stride: int = 1, activation: str | None = "relu") -> list[Layer]:
+    return [Conv2D(filters, 3, stride=stride, use_bias=False), BatchNorm(activation=activation)]
+
+
+def small_resnet(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
+    """Convolutions with batch normalisation at 28x28, 14x14 and 7x7 pixels, with residual blocks at the last two."""
+    return [
+        *_convolution(a),
+        *_convolution(b, stride=2),
+        Residual(*_convolution(b), *_convolution(b, activation=None), activation="relu"),
+        *_convolution(c, stride=2),
+        Residual(*_convolution(c), *_convolution(c, activation=None), activation="relu"),
+        GlobalMaxPool2D(),
+        Dense(10),
+    ]
+
+
+def seed_network() -> list[Layer]:
+    """The notebook's network: 887,530 parameters."""
+    return [
+        Conv2D(32, 5, activation="relu"),
+        Conv2D(32, 5, activation="relu"),
+        MaxPool2D(),
+        Dropout(0.25),
+        Conv2D(64, 3, activation="relu"),
+        Conv2D(64, 3, activation="relu"),
+        MaxPool2D(),
+        Dropout(0.25),
+        Flatten(),
+        Dense(256, activation="relu"),
+        Dropout(0.5),
+        Dense(10),
+    ]
+
+
+RECIPES = {
+    "default": Recipe(
+        network=small_resnet,
+        epochs=3,
+        batch_size=128,
+        optimizers={"adamw": lambda: AdamW(4e-3, weight_decay=0.05), "adam": lambda: Adam(4e-3)},
+        schedule=one_cycle,
+        augment=Augment(horizontal_flip=True),
+        loss=CrossEntropy(label_smoothing=0.1),
+        callbacks=list,
+        validation=0.05,
+    ),
+    "seed": Recipe(
+        network=seed_network,
+        epochs=3,
+        batch_size=86,
+        optimizers={"rmsprop": lambda: RMSprop(1e-3, rho=0.9), "adam": lambda: Adam(1e-3)},
+        schedule=lambda rate, steps: constant(rate),
+        augment=Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, vertical_flip=True),
+        loss=CrossEntropy(),
+        callbacks=lambda: [ReduceLROnPlateau("val_accuracy", patience=3, factor=0.5, min_rate=1e-5)],
+        validation=0.1,
+    ),
+}

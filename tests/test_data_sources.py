@@ -1,0 +1,376 @@
+"""Where the data set is looked for, in which order. The network is a loopback server; apt is a script."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import socket
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minicnn.data import fashion_mnist, fetch, load_fashion_mnist, save_csv, save_idx
+from minicnn.errors import DataError
+
+NAMES = list(fetch.MD5)
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    """No data set anywhere, no proxy, no apt, and an empty home."""
+    for name in list(os.environ):
+        if name.startswith("MINICNN_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("HOME", str(tmp_path / "home of mine"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("MINICNN_MIRRORS", "")
+    monkeypatch.setattr(fetch, "DEBIAN_FOLDER", str(tmp_path / "debian"))
+
+
+@pytest.fixture
+def upstream(tmp_path, monkeypatch):
+    """A folder with a tiny data set, 20 and 10 images, gzipped; its hashes stand in for the official ones."""
+    folder = tmp_path / "up stream"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        n = 20 if "train" in name else 10
+        array = rng.integers(0, 256, (n, 28, 28)) if "images" in name else rng.integers(0, 10, n)
+        save_idx(folder / f"{name}.gz", array.astype(np.uint8))
+        content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+        monkeypatch.setitem(fetch.MD5, name, hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(fashion_mnist, "FULL_COUNTS", (20, 10))
+    return folder
+
+
+@pytest.fixture
+def serve():
+    """Starts a server on the loopback for a handler class; returns its address."""
+    servers = []
+
+    def start(handler):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def files_of(folder):
+    return partial(Quiet, directory=str(folder))
+
+
+def cache():
+    return fetch.cache_folder()
+
+
+def fill(folder, upstream, names=NAMES):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.gz").write_bytes((upstream / f"{name}.gz").read_bytes())
+    return folder
+
+
+def fake_apt(tmp_path, upstream, script="echo > dataset-fashion-mnist_0_all.deb"):
+    """Puts on the PATH an apt-get that runs the script and a dpkg-deb that unpacks the upstream folder."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    target = f"content{fetch.DEBIAN_FOLDER}"
+    for name, body in (
+        ("apt-get", f'[ "$1" = download ] || exit 9\n{script}'),
+        (
+            "dpkg-deb",
+            f'[ "$1 $3" = "-x content" ] || exit 9\nmkdir -p "{target}"\ncp "{upstream}"/* "{target}"',
+        ),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\nPATH=/bin:/usr/bin\n{body}\n")
+        (folder / name).chmod(0o755)
+
+
+# --- explicit wishes ---
+
+
+def test_folder_with_idx_files_plain_or_zipped(tmp_path, upstream):
+    zipped = load_fashion_mnist(upstream)
+    for name in NAMES:
+        (tmp_path / name).write_bytes(gzip.decompress((upstream / f"{name}.gz").read_bytes()))
+    plain = load_fashion_mnist(str(tmp_path))
+    np.testing.assert_array_equal(plain.train_images, zipped.train_images)
+    np.testing.assert_array_equal(plain.test_labels, zipped.test_labels)
+    assert plain.train_images.shape == (20, 28, 28, 1) and plain.train_images.dtype == np.uint8
+    assert plain.test_labels.shape == (10,) and plain.test_labels.dtype == np.int64
+    assert not plain.is_sample and plain.name == "Fashion-MNIST" and str(tmp_path) in plain.source
+
+
+def test_csv_files_by_folder_and_by_name(tmp_path, upstream):
+    wanted = load_fashion_mnist(upstream)
+    save_csv(tmp_path / "fashion-mnist_train.csv", wanted.train_images, wanted.train_labels)
+    save_csv(tmp_path / "fashion-mnist_test.csv", wanted.test_images, wanted.test_labels)
+    train_csv, test_csv = tmp_path / "fashion-mnist_train.csv", tmp_path / "fashion-mnist_test.csv"
+    for dataset in (load_fashion_mnist(tmp_path), load_fashion_mnist(train_csv=train_csv, test_csv=test_csv)):
+        np.testing.assert_array_equal(dataset.train_images, wanted.train_images)
+        np.testing.assert_array_equal(dataset.test_labels, wanted.test_labels)
+
+
+def test_explicit_wish_that_cannot_be_met_is_an_error(tmp_path):
+    for options, expected in (
+        ({"source": tmp_path / "none"}, "no such folder"),
+        ({"source": "smaple"}, "'auto', 'sample' or a folder"),
+        ({"train_csv": "a.csv"}, "both or neither"),
+        ({"train_csv": "a.csv", "test_csv": "b.csv"}, "a.csv"),
+        ({"source": "sample", "train_csv": "a.csv", "test_csv": "b.csv"}, "one of them"),
+    ):
+        with pytest.raises(DataError, match=expected):
+            load_fashion_mnist(**options)
+
+
+def test_folder_that_lacks_files_is_told_the_names_looked_for(tmp_path, upstream):
+    folder = fill(tmp_path / "some", upstream, NAMES[:3])
+    with pytest.raises(DataError) as caught:
+        load_fashion_mnist(folder)
+    assert all(name in str(caught.value) for name in ("fashion-mnist_train.csv", "fashion-mnist_test.csv", NAMES[3]))
+    assert NAMES[0] not in str(caught.value)
+
+
+def test_folder_with_images_of_another_size_is_refused(tmp_path, upstream):
+    folder = fill(tmp_path / "some", upstream)
+    save_idx(folder / f"{NAMES[2]}.gz", np.zeros((10, 32, 30), np.uint8))
+    with pytest.raises(DataError, match="32 x 30 pixels, expected 28 x 28"):
+        load_fashion_mnist(folder)
+
+
+def test_folder_with_part_of_the_data_set_counts_as_a_sample(upstream, monkeypatch, capsys):
+    monkeypatch.setattr(fashion_mnist, "FULL_COUNTS", (60_000, 10_000))
+    assert load_fashion_mnist(upstream).is_sample
+    assert "ONLY A SAMPLE" in capsys.readouterr().err
+
+
+# --- auto: the order ---
+
+
+def test_minicnn_data_comes_before_all_else(tmp_path, upstream, monkeypatch):
+    fill(tmp_path / "debian", upstream)
+    monkeypatch.setenv("MINICNN_DATA", str(upstream))
+    assert str(upstream) in load_fashion_mnist().source
+
+
+def test_minicnn_data_that_cannot_be_used_is_an_error(tmp_path, upstream, monkeypatch):
+    fill(tmp_path / "debian", upstream)
+    monkeypatch.setenv("MINICNN_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"MINICNN_DATA: .*none"):
+        load_fashion_mnist()
+
+
+def test_debian_comes_before_the_cache_and_the_cache_before_the_mirrors(tmp_path, upstream, serve, monkeypatch):
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    assert load_fashion_mnist().source == "web mirrors"
+    assert load_fashion_mnist().source == f"cache {cache()}"
+    fill(tmp_path / "debian", upstream)
+    assert "Debian" in load_fashion_mnist().source
+
+
+def test_mirrors_come_before_apt_and_apt_before_the_sample(tmp_path, upstream, serve, monkeypatch):
+    fake_apt(tmp_path, upstream)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    assert "apt" in load_fashion_mnist().source
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    assert load_fashion_mnist().source == "web mirrors"
+
+
+def test_every_step_says_what_it_tried_and_the_sample_is_loud(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINICNN_MIRRORS", "http://127.0.0.1:1/ ftp://example.invalid/")
+    dataset = load_fashion_mnist()
+    captured = capsys.readouterr()
+    assert dataset.is_sample and dataset.source == "bundled sample" and len(dataset.train_images) == 2000
+    for text in (
+        "MINICNN_DATA",
+        str(tmp_path / "debian"),
+        str(cache()),
+        "127.0.0.1:1/",
+        "ftp://",
+        "apt",
+        "sample",
+    ):
+        assert text in captured.err
+    assert "ONLY A SAMPLE" in captured.err and "2,000" in captured.err and "1,000" in captured.err
+    assert captured.out == ""
+
+
+def test_quiet_says_nothing(capsys):
+    assert load_fashion_mnist(verbose=False).is_sample
+    assert capsys.readouterr() == ("", "")
+
+
+def test_offline_fetches_nothing(tmp_path, upstream, monkeypatch):
+    fake_apt(tmp_path, upstream, script=f"echo > '{tmp_path}/apt was run'")
+    monkeypatch.setenv("MINICNN_OFFLINE", "1")
+    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda *_, **__: pytest.fail("went to the network"))
+    monkeypatch.setenv("MINICNN_MIRRORS", "http://127.0.0.1:1/")
+    assert load_fashion_mnist().is_sample
+    assert not (tmp_path / "apt was run").exists()
+
+
+# --- mirrors and cache ---
+
+
+def test_downloaded_files_are_kept_and_nothing_else(upstream, serve, monkeypatch):
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    dataset = load_fashion_mnist()
+    assert not dataset.is_sample
+    np.testing.assert_array_equal(dataset.train_images, load_fashion_mnist(upstream).train_images)
+    assert {path.name: path.read_bytes() for path in cache().iterdir()} == {
+        path.name: path.read_bytes() for path in upstream.iterdir()
+    }
+
+
+@pytest.mark.parametrize("damage", ["another image", "truncated", "garbage", "web page", "missing"])
+def test_file_with_a_wrong_hash_is_discarded_and_the_next_mirror_tried(
+    tmp_path, upstream, serve, monkeypatch, capsys, damage
+):
+    bad = fill(tmp_path / "bad", upstream)
+    path = bad / f"{NAMES[2]}.gz"
+    if damage == "another image":
+        save_idx(path, np.zeros((10, 28, 28), np.uint8))
+    elif damage == "missing":
+        path.unlink()
+    else:
+        good = path.read_bytes()
+        path.write_bytes({"truncated": good[:-40], "garbage": b"\x1f\x8bxyz", "web page": b"<html>"}[damage])
+    bad_mirror, good_mirror = serve(files_of(bad)), serve(files_of(upstream))
+    monkeypatch.setenv("MINICNN_MIRRORS", bad_mirror)
+    assert load_fashion_mnist().is_sample
+    assert sorted(path.name for path in cache().iterdir()) == [f"{name}.gz" for name in NAMES[:2]]
+    capsys.readouterr()
+    monkeypatch.setenv("MINICNN_MIRRORS", f"{bad_mirror} {good_mirror}")
+    assert not load_fashion_mnist().is_sample
+    said = capsys.readouterr().err
+    assert f"{bad_mirror}: " in said and f"{good_mirror}: downloaded" in said
+
+
+def test_damaged_cache_is_said_and_fetched_again(upstream, serve, monkeypatch, capsys):
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    fill(cache(), upstream)
+    damaged = cache() / f"{NAMES[0]}.gz"
+    save_idx(damaged, np.zeros((20, 28, 28), np.uint8))
+    assert not load_fashion_mnist().is_sample
+    assert f"{damaged}: MD5" in capsys.readouterr().err
+    assert damaged.read_bytes() == (upstream / damaged.name).read_bytes()
+
+
+def test_cache_that_cannot_be_written_does_not_stop_the_download(tmp_path, upstream, serve, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    assert load_fashion_mnist().source == "web mirrors"
+    assert "not kept in the cache" in capsys.readouterr().err
+
+
+def test_no_home_is_no_cache(upstream, serve, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert cache() is None
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    assert load_fashion_mnist().source == "web mirrors"
+
+
+def test_mirror_that_sends_without_end_is_cut_off(serve, monkeypatch, capsys):
+    class Endless(Quiet):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+
+    monkeypatch.setattr(fetch, "MOST_DOWNLOADED", 1 << 20)
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(Endless))
+    assert load_fashion_mnist().is_sample
+    assert "more than 1048576 bytes" in capsys.readouterr().err
+
+
+def test_mirror_that_is_no_web_server_or_no_address_is_passed_over(upstream, serve, monkeypatch, capsys):
+    class Nonsense(Quiet):
+        def do_GET(self):
+            self.wfile.write(b"nonsense\r\n\r\n")
+
+    mirrors = (serve(Nonsense), "http://[", "https://", "file:///", serve(files_of(upstream)))
+    monkeypatch.setenv("MINICNN_MIRRORS", " ".join(mirrors))
+    assert load_fashion_mnist().source == "web mirrors"
+    said = capsys.readouterr().err
+    assert all(f"data: {mirror}: " in said for mirror in mirrors)
+
+
+def test_mirror_that_drips_or_is_silent_is_given_up(serve, monkeypatch, capsys):
+    class Drip(Quiet):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+
+    monkeypatch.setattr(fetch, "DOWNLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MINICNN_MIRRORS", f"{serve(Drip)} http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert load_fashion_mnist().is_sample
+    said = capsys.readouterr().err
+    assert "not complete after 0.2 s" in said and "timed out" in said
+
+
+# --- apt ---
+
+
+def test_apt_unpacks_into_the_cache(tmp_path, upstream):
+    fake_apt(tmp_path, upstream)
+    assert load_fashion_mnist().source == "apt package dataset-fashion-mnist"
+    assert sorted(path.name for path in cache().iterdir()) == sorted(f"{name}.gz" for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo reading; echo 'E: Unable to locate package' >&2; exit 100", "E: Unable to locate package"),
+        ("exit 100", "no output"),
+        ("true", "no .deb"),
+        ("exec sleep 20", "timed out"),
+    ],
+)
+def test_apt_that_fails_is_said_and_passed_over(tmp_path, upstream, monkeypatch, capsys, script, expected):
+    monkeypatch.setattr(fetch, "APT_SECONDS", 0.5)
+    fake_apt(tmp_path, upstream, script)
+    assert load_fashion_mnist().is_sample
+    assert expected in capsys.readouterr().err
+
+
+def test_apt_package_with_other_files_is_not_used(tmp_path, upstream, monkeypatch):
+    fake_apt(tmp_path, upstream)
+    monkeypatch.setitem(fetch.MD5, NAMES[0], "0" * 32)
+    assert load_fashion_mnist().is_sample
+    assert f"{NAMES[0]}.gz" not in {path.name for path in cache().iterdir()}
+
+
+def test_hashes_are_those_of_the_decompressed_upstream_files():
+    assert {len(md5) for md5 in fetch.MD5.values()} == {32}
+    with pytest.raises(DataError, match=f"expected {fetch.MD5[NAMES[1]]}"):
+        path = Path(fashion_mnist.SAMPLE_FOLDER) / f"{NAMES[1]}.gz"
+        fetch.verified(path.read_bytes(), NAMES[1], path)
