@@ -260,8 +260,8 @@ class Sequential:
         ]
         rule = "-" * len(lines[0])
         text = "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-        learnt = f"{self.parameter_count:,} learnt, {self.parameters.states.size:,} running statistics; input {self.input_shape}"
-        return f"{text}\n{learnt}"
+        statistics = f"{self.parameters.states.size:,} running statistics"
+        return f"{text}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
 
     def __getstate__(self):
         return {k: v for k, v in vars(self).items() if k != "_lock"}

@@ -61,7 +61,10 @@ class Layer:
         return {name: getattr(self, name) for name in names if name != "self"}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+        parameters = inspect.signature(type(self).__init__).parameters
+        usual = {name: (p.default, (p.default, p.default)) for name, p in parameters.items()}
+        told = {k: v for k, v in self.config().items() if v not in usual.get(k, ())}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in told.items())})"
 
     def save(self, *values) -> None:
         """Keep what backward will need."""

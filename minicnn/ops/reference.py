@@ -206,7 +206,7 @@ def global_average_pool2d(x, out=None):
 
 def global_average_pool2d_backward(dy, x_shape, out=None):
     """Every pixel receives dy / (h*w)."""
-    n, h, w, c = x_shape
+    _, h, w, _ = x_shape
     return np.broadcast_to((dy / (h * w)).astype(dy.dtype)[:, None, None], x_shape).copy()
 
 
