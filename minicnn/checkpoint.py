@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +34,7 @@ def save_model(model: Sequential, path: str | os.PathLike) -> None:
         "deviation": None if model.mean is None else list(map(float, model.deviation)),
         "layers": [_describe(layer) for layer in model.layers],
     }
-    arrays = {"config": np.frombuffer(json.dumps(config).encode(), np.uint8), **_arrays(model)}
+    arrays = {"config": np.frombuffer(json.dumps(config, default=np.generic.item).encode(), np.uint8), **_arrays(model)}
     with replacing(path) as file:
         np.savez(file, **arrays)
 
@@ -47,20 +46,21 @@ def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequent
     """
     known = LAYERS | {layer.__name__: layer for layer in layers}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         config = json.loads(arrays.pop("config").tobytes())
         if config["format"] != FORMAT:
-            raise ModelFileError(f"{path}: got format {config['format']!r}, expected {FORMAT}")
+            raise ModelFileError(f"got format {config['format']!r}, expected {FORMAT}")
         stack = [_construct(item, known) for item in config["layers"]]
         model = Sequential(stack, tuple(config["input_shape"]), config["seed"], config["dtype"])
         if config["mean"] is not None:
-            model.mean, model.deviation = np.array(config["mean"]), np.array(config["deviation"])
-    except ModelFileError:
-        raise
+            channels = model.input_shape[-1:]
+            model.mean, model.deviation = (np.array(config[k], float).reshape(channels) for k in ("mean", "deviation"))
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    except Exception as error:  # there is hardly one that a broken file cannot make zip, NumPy or JSON raise
         raise ModelFileError(f"{path}: not a model file of minicnn ({error})") from error
     own = _arrays(model)
     wrong = sorted(set(own) ^ set(arrays)) + [
@@ -76,13 +76,13 @@ def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequent
 
 
 def _arrays(model: Sequential) -> dict[str, np.ndarray]:
-    return {f"{layer.name}/{w.name}": w.value for layer in model.all_layers() for w in layer.weights()}
+    return {name: w.value for name, w in model.arrays().items()}
 
 
 def _describe(value):
     """A layer as JSON: its class and its constructor's arguments."""
     if isinstance(value, Layer):
-        return {"layer": type(value).__name__, **{k: _describe(v) for k, v in value.config().items()}}
+        return {"class": type(value).__name__, **{k: _describe(v) for k, v in value.config().items()}}
     if isinstance(value, list | tuple):
         return [_describe(v) for v in value]
     if callable(value):  # an initializer: the weights themselves are in the file
@@ -93,7 +93,7 @@ def _describe(value):
 
 def _construct(item: dict, known: dict[str, type[Layer]]) -> Layer:
     arguments = dict(item)
-    name = arguments.pop("layer")
+    name = arguments.pop("class")  # a word that no argument can be called
     if name not in known:
         raise ModelFileError(f"layer {name!r} is not known; give layers of your own as load(path, layers=[...])")
     inner = [_construct(v, known) for v in arguments.pop("layers", [])]

@@ -61,13 +61,15 @@ class Report:
         return all(check.error <= self.tolerance and check.kinks < check.checked for check in self.checks)
 
     def __str__(self) -> str:
-        rows = [f"{'array':<24}{'error':>10}  {'worst at':<20}{'backward':>13}{'differences':>13}{'kinks':>12}"]
+        wide = max(24, *(len(check.name) + 2 for check in self.checks))
+        rows = [f"{'array':<{wide}}{'error':>10}  {'worst at':<20}{'backward':>13}{'differences':>13}{'kinks':>12}"]
         for c in self.checks:
             place = "" if c.index is None else str(c.index)
-            mark = "" if c.error <= self.tolerance else "  <-- wrong"
+            mark = "  <-- only kinks" if c.kinks == c.checked else ""
+            mark = mark if c.error <= self.tolerance else "  <-- wrong"
             kinks = f"{c.kinks}/{c.checked}"
             rows.append(
-                f"{c.name:<24}{c.error:>10.1e}  {place:<20}{c.worst[0]:>13.5g}{c.worst[1]:>13.5g}{kinks:>12}{mark}"
+                f"{c.name:<{wide}}{c.error:>10.1e}  {place:<20}{c.worst[0]:>13.5g}{c.worst[1]:>13.5g}{kinks:>12}{mark}"
             )
         return "\n".join(rows)
 
@@ -77,10 +79,12 @@ def gradcheck(
 ) -> Report:
     """Compare backward with central differences, in float64, for the input x (n, ...) and every parameter.
 
-    A layer that is not yet built is built for x's shape; a Sequential must have been made with dtype="float64". Dropout
-    and running statistics are the same in every evaluation, because each runs on a copy.
+    A layer that is not yet built, or not in float64, is built for x's shape; a Sequential must have been made with
+    dtype="float64". What is checked is a copy, and each evaluation runs on a copy of that: the layer stays as it is, and
+    dropout and running statistics are the same every time.
     """
     rng = np.random.default_rng(seed)
+    layer = copy.deepcopy(layer)
     x = np.array(x, np.float64)
     layers, arrays = _prepare(layer, x, rng)
 
@@ -104,8 +108,8 @@ def gradcheck(
     targets = [("input", x), *((name, p.value) for name, p in arrays)]
     if max(a.size for _, a in targets) * y.size <= SMALL:
         jacobians = _jacobians(backward, y)
-        least = 1e-3 * max(np.abs(j).max() for j in jacobians)  # where nothing should flow, rounding errors do
-        checks = [_check_all(n, a, j, least, forward) for (n, a), j in zip(targets, jacobians, strict=True)]
+        least = 1e-3 * max(map(_largest, jacobians))  # where nothing should flow, rounding errors do
+        checks = [_check_all(n, a, j, least, forward, y) for (n, a), j in zip(targets, jacobians, strict=True)]
     else:
         checks = _check_directions(targets, forward, backward, y, tolerance, directions, rng)
     return Report(checks, tolerance)
@@ -119,7 +123,8 @@ def _prepare(layer, x, rng):
         everything, layers = layer.all_layers(), layer.layers
     else:
         everything, layers = layer.layers(), [layer]
-        if not layer.weights() or layer.weights()[0].value is None or layer.weights()[0].value.dtype != np.float64:
+        have = [w.value for one in everything for w in one.weights()]
+        if not have or any(value is None or value.dtype != np.float64 for value in have):
             parameters = Parameters("float64")
             layer.build(x.shape[1:], parameters)
             parameters.allocate(rng)
@@ -139,48 +144,57 @@ def _jacobians(backward, y):
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _slopes(array, direction, forward):
+def _slopes(array, direction, forward, y):
     """The output's derivative along a direction, and whether the direction crosses a kink.
 
-    The slopes to the left and to the right differ by h * f'' in a smooth place, so by a quarter of it for a quarter of
-    the step; at a corner of the function they differ as much as before, and beside one suddenly not at all.
+    In a smooth place a quarter of the step gives the same slope, and the slopes to the left and to the right then differ
+    by a quarter as much. With a corner of the function beside the place the slope depends on the step; with one in the
+    very place the two sides differ as much as before.
     """
-    left, right = _one_sided(array, direction, forward, STEP)
-    difference = np.abs(left - right)
-    k = difference.argmax()
-    rounding = 1e-9 * np.abs(forward()).max()
-    if difference.flat[k] <= max(1e-6 * np.abs(left).max(), 1e-6 * np.abs(right).max(), rounding):
-        return (left + right) / 2, False
-    nearer = np.abs(np.subtract(*_one_sided(array, direction, forward, STEP / 4))).flat[k]
-    smooth = difference.flat[k] / 16 < nearer < difference.flat[k] / 2
-    return (left + right) / 2, not smooth
+    left, right = _one_sided(array, direction, forward, y, STEP)
+    slope, turn = (left + right) / 2, np.abs(right - left)
+    rounding = 3e-9 * np.abs(y).max()
+    if turn.max() <= rounding:
+        return slope, False
+    left, right = _one_sided(array, direction, forward, y, STEP / 4)
+    beside = np.abs(slope - (left + right) / 2) > 1e-7 * np.abs(slope).max() + rounding
+    here = np.abs(right - left) > turn / 2 + rounding
+    return slope, bool((beside | here).any())
 
 
-def _one_sided(array, direction, forward, step):
-    """Slopes of the output to the left and to the right."""
+def _one_sided(array, direction, forward, y, step):
+    """Slopes of the output y to the left and to the right."""
     start = array.copy()
-    at = forward()
     array[...] = start + step * direction
     above = forward()
     array[...] = start - step * direction
     below = forward()
     array[...] = start
-    return (at - below) / step, (above - at) / step
+    return (y - below) / step, (above - y) / step
 
 
-def _check_all(name, array, jacobian, least, forward):
+def _gap(claimed, slope):
+    """How far apart the two are; NaN and infinity are further off than any number."""
+    return np.nan_to_num(np.abs(np.subtract(claimed, slope)), nan=np.inf, posinf=np.inf)
+
+
+def _largest(array):
+    return np.abs(array[np.isfinite(array)]).max(initial=0)
+
+
+def _check_all(name, array, jacobian, least, forward, y):
     """Every entry of the array against every output."""
-    scale = max(np.abs(jacobian).max(), least, 1e-8)
+    scale = max(_largest(jacobian), least, 1e-8)
     error, index, worst, kinks = 0.0, None, (0.0, 0.0), 0
     for place in np.ndindex(array.shape):
         direction = np.zeros(array.shape)
         direction[place] = 1
-        slope, kink = _slopes(array, direction, forward)
+        slope, kink = _slopes(array, direction, forward, y)
         kinks += kink
         claimed = jacobian[(slice(None), *place)]
-        difference = np.abs(claimed - slope.ravel())
+        difference = _gap(claimed, slope.ravel())
         k = difference.argmax()
-        if not kink and not difference[k] / scale <= error:  # NaN counts as wrong
+        if not kink and difference[k] / scale > error:
             error, index, worst = (
                 float(difference[k] / scale),
                 place,
@@ -190,28 +204,32 @@ def _check_all(name, array, jacobian, least, forward):
 
 
 def _check_directions(targets, forward, backward, y, tolerance, directions, rng):
-    """Random directions of each array, for a random weighing of the outputs."""
+    """Random directions of each array that cross no kink, for a random weighing of the outputs."""
     dy = rng.standard_normal(y.shape)
     gradients = backward(dy)
-    least = 1e-3 * max(np.linalg.norm(g) / np.sqrt(g.size) for g in gradients)
+    sizes = [np.linalg.norm(g[np.isfinite(g)]) / np.sqrt(g.size) for g in gradients]
+    least = 1e-3 * max(sizes)
     checks = []
-    for (name, array), gradient in zip(targets, gradients, strict=True):
+    for (name, array), gradient, size in zip(targets, gradients, sizes, strict=True):
 
         def compare(v, array=array, gradient=gradient):
-            slope, kink = _slopes(array, v, forward)
-            return float((gradient * v).sum()), float((slope * dy).sum()), kink
+            slope, kink = _slopes(array, v, forward, y)
+            moved = v != 0  # elsewhere NaN would be NaN still
+            return float(gradient[moved] @ v[moved]), float((slope * dy).sum()), kink
 
         error, index, worst, kinks = 0.0, None, (0.0, 0.0), 0
-        for _ in range(directions):
+        for tried in range(1, 10 * directions + 1):
             v = rng.standard_normal(array.shape) / np.sqrt(array.size)
             claimed, slope, kink = compare(v)
-            scale = max(np.linalg.norm(gradient) / np.sqrt(array.size), abs(slope), least, 1e-8)
+            relative = float(_gap(claimed, slope) / max(size, abs(slope), least, 1e-8))
             kinks += kink
-            if not kink and not abs(claimed - slope) / scale <= error:
-                error, worst = abs(claimed - slope) / scale, (claimed, slope)
-        if not error <= tolerance:
-            index = _find(v, compare)
-        checks.append(Check(name, error, index, worst, directions, kinks))
+            if not kink and relative > error:
+                error, worst, wrong = relative, (claimed, slope), v
+            if tried - kinks == directions:
+                break
+        if error > tolerance:
+            index = _find(wrong, compare)
+        checks.append(Check(name, error, index, worst, tried, kinks))
     return checks
 
 
@@ -225,6 +243,6 @@ def _find(v, compare):
             part = np.zeros(v.size)
             part[half] = v.ravel()[half]
             claimed, slope, _ = compare(part.reshape(v.shape))
-            gaps.append(abs(claimed - slope))
+            gaps.append(_gap(claimed, slope))
         entries = halves[0] if gaps[0] >= gaps[1] else halves[1]
     return tuple(int(i) for i in np.unravel_index(entries[0], v.shape))

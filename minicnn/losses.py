@@ -76,9 +76,9 @@ BY_NAME = {"cross_entropy": CrossEntropy, "mean_squared_error": MeanSquaredError
 
 
 def get(loss):
-    """The loss of that name, or the object itself."""
-    if callable(loss):
+    """The loss of that name, or the object itself, which must say whether it `classifies`."""
+    if callable(loss) and hasattr(loss, "classifies") and not isinstance(loss, type):
         return loss
-    if loss not in BY_NAME:
+    if not isinstance(loss, str) or loss not in BY_NAME:
         raise ValueError(f"loss: got {loss!r}, expected a loss or one of {', '.join(BY_NAME)}")
     return BY_NAME[loss]()

@@ -18,7 +18,8 @@ import numpy as np
 from minicnn import losses, ops
 from minicnn.errors import DataError, ShapeError
 from minicnn.layers import Dropout, Layer, Softmax
-from minicnn.parameters import Parameters
+from minicnn.layers.base import positive
+from minicnn.parameters import Parameter, Parameters, State
 
 
 class Evaluation(NamedTuple):
@@ -73,12 +74,18 @@ class Sequential:
         for i, layer in enumerate(everything):
             if isinstance(layer, Dropout):
                 layer.seed = (self.seed, i)
+            layer.needs_dx = layer is not self.layers[0]
+        if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_states):
+            raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
         self.parameters.allocate(np.random.default_rng(self.seed))
-        self.layers[0].needs_dx = False
 
     def all_layers(self) -> list[Layer]:
         """Every layer, those inside residual blocks too."""
         return [found for layer in self.layers for found in layer.layers()]
+
+    def arrays(self) -> dict[str, Parameter | State]:
+        """Every weight and running statistic, by a name such as "conv2d_1/w", layer by layer."""
+        return {f"{layer.name}/{w.name}": w for layer in self.all_layers() for w in layer.weights()}
 
     # -- forward and backward ------------------------------------------------------------------------------------
 
@@ -101,7 +108,7 @@ class Sequential:
 
     def outputs(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """The last layer's output for any number of images, computed in batches: logits, or a regression's values."""
-        x = self.check_images(x)
+        x, batch_size = self.check_images(x), positive(batch_size, "batch_size")
         y = np.empty((len(x), *self.output_shapes[-1]), self.dtype)
         with self._lock:
             for i in range(0, len(x), batch_size):
@@ -146,7 +153,7 @@ class Sequential:
             raise DataError("images: got none, expected at least one")
         if x.dtype.kind == "f" and not all(np.isfinite(x[i : i + 1024]).all() for i in range(0, len(x), 1024)):
             raise DataError("images: got NaN or infinity, expected finite numbers")
-        return x
+        return x if x.dtype in (np.uint8, np.float32, np.float64) else x.astype(self.dtype)
 
     def check_loss(self, loss) -> None:
         """Refuse a cross-entropy, which takes logits, behind a Softmax, which gives probabilities."""
@@ -159,14 +166,16 @@ class Sequential:
     def check_targets(self, y: np.ndarray, count: int, loss) -> np.ndarray:
         """Targets as an array that fits the outputs, or a clear error."""
         y = np.asarray(y)
-        if len(y) != count:
-            raise DataError(f"targets: got {len(y)}, expected as many as images: {count}")
+        if y.shape[:1] != (count,):
+            raise DataError(f"targets: got shape {y.shape}, expected as many as images: {count}")
         if not loss.classifies or y.ndim == 2:
             if y.shape[1:] != self.output_shapes[-1] or y.dtype.kind not in "fiu":
                 expected = ", ".join(("n", *map(str, self.output_shapes[-1])))
                 raise DataError(f"targets: got {y.dtype} of shape {y.shape}, expected numbers of shape ({expected})")
             if not np.isfinite(y).all():
                 raise DataError("targets: got NaN or infinity, expected finite numbers")
+            if loss.classifies and not ((y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3)):
+                raise DataError("targets: expected probabilities, at least 0 and of sum 1 for each image")
             return y
         classes = self.output_shapes[-1][-1]
         if y.ndim != 1 or y.dtype.kind not in "iu":
@@ -197,7 +206,8 @@ class Sequential:
         m = sum(len(p) for p in parts)
         mean = sum(p.sum(axis=0) for p in parts) / m
         square = sum((p**2).sum(axis=0) for p in parts) / m
-        self.mean, self.deviation = mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
+        variance = square - mean**2
+        self.mean, self.deviation = mean, np.sqrt(np.where(variance > 1e-12, variance, 1))  # 1: a channel of one value
 
     # -- training, weights and files -----------------------------------------------------------------------------
 
@@ -209,17 +219,18 @@ class Sequential:
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all arrays, layer by layer, in Keras' order and shapes: kernel, bias; gamma, beta, mean, variance."""
-        return [w.value.copy() for layer in self.all_layers() for w in layer.weights()]
+        return [w.value.copy() for w in self.arrays().values()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Take the arrays of `get_weights`, all or none of them."""
-        own = [(layer, w) for layer in self.all_layers() for w in layer.weights()]
+        own = self.arrays()
         if len(weights) != len(own):
             raise ShapeError(f"weights: got {len(weights)} arrays, expected {len(own)}")
-        for (layer, w), array in zip(own, weights, strict=True):
-            if np.shape(array) != w.shape:
-                raise ShapeError(f"{layer.name}/{w.name}: got shape {np.shape(array)}, expected {w.shape}")
-        for (_, w), array in zip(own, weights, strict=True):
+        arrays = [np.asarray(array, self.dtype) for array in weights]
+        for (name, w), array in zip(own.items(), arrays, strict=True):
+            if array.shape != w.shape:
+                raise ShapeError(f"{name}: got shape {array.shape}, expected {w.shape}")
+        for w, array in zip(own.values(), arrays, strict=True):
             w.value[...] = array
 
     def save(self, path) -> None:

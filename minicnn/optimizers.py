@@ -126,8 +126,8 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
         clip_norm: float | None = None,
     ):
-        super().__init__(learning_rate, beta1, beta2, epsilon, clip_norm)
-        self.weight_decay = weight_decay
+        super().__init__(learning_rate, beta1, beta2, epsilon)
+        Optimizer.__init__(self, learning_rate, weight_decay, clip_norm)
 
 
 BY_NAME = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}

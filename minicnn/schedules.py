@@ -34,7 +34,7 @@ def one_cycle(peak: float, steps: int, warm: float = 0.25, start: float = 0.04, 
 
     def rate(step: int) -> float:
         done = min((step + 1) / max(1, steps), 1)
-        if done < warm:
+        if done <= warm:
             return peak * (1 + (start - 1) * 0.5 * (1 + math.cos(math.pi * done / warm)))
         return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm))))
 
@@ -43,4 +43,4 @@ def one_cycle(peak: float, steps: int, warm: float = 0.25, start: float = 0.04, 
 
 def warm_up(schedule: Schedule, steps: int) -> Schedule:
     """The first `steps` of a schedule scaled up from 1/steps to 1."""
-    return lambda step: schedule(step) * min(1.0, (step + 1) / steps)
+    return lambda step: schedule(step) * min(1.0, (step + 1) / max(1, steps))

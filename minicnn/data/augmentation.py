@@ -38,6 +38,9 @@ class Augment:
         for name in ("rotation", "zoom", "shift", "crop_padding", "erase"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 0 or more")
+        for name in ("crop_padding", "erase"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a whole number of pixels")
         if self.zoom >= 1:
             raise ValueError(f"zoom: got {self.zoom!r}, expected less than 1")
 

@@ -114,7 +114,7 @@ def positive(value, name: str) -> int:
 
 
 def pad_amounts(padding, size, stride, dilation, input_shape) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) of "same", "valid", an int or a pair.
+    """((top, bottom), (left, right)) of "same", "valid" or a pair.
 
     "same" pads so that the output has ceil(input / stride) places, the odd pixel going below and to the right, as in Keras.
     """
@@ -126,17 +126,17 @@ def pad_amounts(padding, size, stride, dilation, input_shape) -> tuple[tuple[int
             max(0, (-(-n // s) - 1) * s + span - n) for n, s, span in zip(input_shape[:2], stride, spans, strict=True)
         ]
         return tuple((total // 2, total - total // 2) for total in totals)
-    rows, columns = pair(padding, "padding", 0)
+    rows, columns = padding
     return (rows, rows), (columns, columns)
 
 
-def check_padding(padding) -> None:
-    """Refuse what is not "same", "valid", an int or a pair."""
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise ValueError(f'padding: got {padding!r}, expected "same", "valid", an int or a pair')
-    else:
-        pair(padding, "padding", 0)
+def check_padding(padding) -> str | tuple[int, int]:
+    """ "same", "valid", or an int or a pair as a pair, checked."""
+    if not isinstance(padding, str):
+        return pair(padding, "padding", 0)
+    if padding not in ("same", "valid"):
+        raise ValueError(f'padding: got {padding!r}, expected "same", "valid", an int or a pair')
+    return padding
 
 
 def window_output(layer, input_shape, size, stride, padding, dilation=(1, 1)) -> tuple[int, int]:

@@ -35,8 +35,8 @@ class Conv2D(WithActivation):
         self.filters, self.groups = positive(filters, "filters"), positive(groups, "groups")
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        check_padding(padding)
-        self.padding, self.use_bias, self.kernel_initializer = padding, use_bias, kernel_initializer
+        self.padding = check_padding(padding)
+        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
         self.set_activation(activation)
         if self.filters % self.groups:
             raise ValueError(f"filters: got {filters}, expected a multiple of groups={groups}")
@@ -90,8 +90,8 @@ class DepthwiseConv2D(WithActivation):
     ):
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        check_padding(padding)
-        self.padding, self.use_bias, self.kernel_initializer = padding, use_bias, kernel_initializer
+        self.padding = check_padding(padding)
+        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
         self.set_activation(activation)
 
     def build(self, input_shape, parameters):
@@ -100,17 +100,16 @@ class DepthwiseConv2D(WithActivation):
         c = input_shape[2]
         self.pads = pad_amounts(self.padding, self.kernel_size, self.stride, self.dilation, input_shape)
         size = window_output(self, input_shape, self.kernel_size, self.stride, self.pads, self.dilation)
-        initialize = initializers.get(self.kernel_initializer)
-        one_filter = (
-            *self.kernel_size,
-            1,
-            c,
-        )  # each output sees kh*kw numbers, and the initializer must know it
-        self.w = parameters.add("w", (*self.kernel_size, c, 1), lambda s, r: initialize(one_filter, r).reshape(s))
+        self.w = parameters.add("w", (*self.kernel_size, c, 1), self._initialize)
         self.b = parameters.add("b", (c,), initializers.zeros) if self.use_bias else None
         self.output_shape = (*size, c)
         self.macs = size[0] * size[1] * self.kernel_size[0] * self.kernel_size[1] * c
         return self.output_shape
+
+    def _initialize(self, shape, rng):
+        """Each output sees kh*kw numbers, and the initializer must know it."""
+        kh, kw, c, _ = shape
+        return initializers.get(self.kernel_initializer)((kh, kw, 1, c), rng).reshape(shape)
 
     def forward(self, x, training=False):
         y = ops.depthwise_conv2d(

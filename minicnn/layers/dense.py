@@ -14,14 +14,16 @@ class Flatten(Layer):
     """(h, w, c) to (h*w*c,): the same numbers in the same order."""
 
     def build(self, input_shape, parameters):
-        self.input_shape = input_shape
         return (math.prod(input_shape),)
 
     def forward(self, x, training=False):
+        if training:
+            self.save(x.shape)
         return x.reshape(len(x), -1)
 
     def backward(self, dy):
-        return dy.reshape(len(dy), *self.input_shape)
+        (x_shape,) = self.restore()
+        return dy.reshape(x_shape)
 
 
 class Dense(WithActivation):

@@ -19,8 +19,7 @@ class _Pool2D(Layer):
     ):
         self.size = pair(size, "size")
         self.stride = self.size if stride is None else pair(stride, "stride")
-        check_padding(padding)
-        self.padding = padding
+        self.padding = check_padding(padding)
 
     def build(self, input_shape, parameters):
         if len(input_shape) != 3:

@@ -20,13 +20,18 @@ class Residual(WithActivation):
     def config(self):
         return {"layers": self.branch, "projection": self.projection, "activation": self.activation}
 
+    def __repr__(self):
+        told = [repr(layer) for layer in self.branch]
+        told += [f"{k}={v!r}" for k, v in self.config().items() if k != "layers" and v is not None]
+        return f"Residual({', '.join(told)})"
+
     def layers(self):
         inner = [*self.branch, *([self.projection] if self.projection else [])]
         return [self, *(found for layer in inner for found in layer.layers())]
 
     def build(self, input_shape, parameters):
         for i, layer in enumerate(self.layers()[1:], 1):
-            layer.name = layer.name or f"{self.name or 'residual'}/{type(layer).__name__.lower()}_{i}"
+            layer.name = f"{self.name or 'residual'}/{type(layer).__name__.lower()}_{i}"
         shape = input_shape
         for layer in self.branch:
             shape = layer.build(shape, parameters)

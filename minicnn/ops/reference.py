@@ -168,10 +168,10 @@ def max_pool2d(x, size, stride, padding, out=None):
     """
     kh, kw = size
     view = windows(x, size, stride, padding, fill=-np.inf)
-    n, oh, ow = view.shape[:3]
-    flat = view.reshape(n, oh, ow, kh * kw, x.shape[3])
-    where = flat.argmax(axis=3)
-    y = np.take_along_axis(flat, where[:, :, :, None], axis=3)[:, :, :, 0]
+    y = view.max(axis=(3, 4))
+    won = (view == y[:, :, :, None, None]) | np.isnan(view)
+    won &= windows(np.ones((1, *x.shape[1:3], 1), bool), size, stride, padding, fill=False)
+    where = won.reshape(*y.shape[:3], kh * kw, y.shape[3]).argmax(axis=3)
     return y, where.astype(np.uint8 if kh * kw <= 256 else np.int32)
 
 
@@ -179,7 +179,8 @@ def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
     """Each dy goes to the one pixel that won its window; a pixel that won several receives their sum."""
     kh, kw = size
     won = where[:, :, :, None, None] == np.arange(kh * kw, dtype=where.dtype).reshape(kh, kw, 1)
-    return add_windows(dy[:, :, :, None, None] * won, x_shape, stride, padding)
+    dwindows = np.where(won, dy[:, :, :, None, None], dy.dtype.type(0))
+    return add_windows(dwindows, x_shape, stride, padding)
 
 
 def average_pool2d(x, size, stride, padding, out=None):

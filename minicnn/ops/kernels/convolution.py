@@ -103,7 +103,7 @@ def backward_windows(x_shape, y_shape, kernel_size, stride, padding, dilation) -
 def panel_width(outputs: int, dtype) -> int:
     """The vector's width that wastes least on `outputs` channels; of equals the widest."""
     widest = wide(dtype)
-    widths = [widest, widest // 2, widest // 4] if widest > 16 else [widest]
+    widths = [widest, widest // 2]
     cost = {width: -(-outputs // width) * (width + 8) for width in widths}  # 8: a row's loads are not free either
     return min(widths, key=cost.get)
 
@@ -327,8 +327,8 @@ def _reduce(partial, dw):
             for p in range(count):
                 used = min(width, f - p * width)
                 row = dw[k, g * f + p * width : g * f + p * width + used]
-                row[:] = partial[0, g, p, k, :used]
-                for task in range(1, tasks):
+                row[:] = 0
+                for task in range(tasks):
                     for l in range(used):
                         row[l] += partial[task, g, p, k, l]
 
@@ -351,7 +351,7 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
     sums = scratch("db", (tasks, f), dtype)
     xs = scratch("x", (tasks, int(np.prod(windows.padded))), dtype)
     dys = scratch("dy", (tasks, int(np.prod(back.padded)) + width), dtype)  # a vector may read past the last pixel
-    dx = result(out, x.shape, dtype) if need_dx else x
+    dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
     turned = scratch("panels", (groups, -(-c // dx_width), len(back.taps) * (f // groups), dx_width), dtype)
     if need_dx:
         pack_turned(w.reshape(kh * kw, c, f), back.taps, turned)

@@ -25,7 +25,7 @@ def _pack_block(w, transposed, k0, depth, column, width, panel):
     for k in range(depth):
         for l in range(width):
             j = column + l
-            v = panel[0] * 0
+            v = w.dtype.type(0)
             if j < edge:
                 v = w[j, k0 + k] if transposed else w[k0 + k, j]
             panel[k * width + l] = v
@@ -68,7 +68,7 @@ def _product(width, a, w, transposed, bias, relu, y, panels, blocks):
         for i in range(last - first):
             for j in range(column, min(column + lanes_, y.shape[1])):
                 v = block[i * lanes_ + j - column] + bias[j]
-                y[first + i, j] = v * 0 if relu and v < 0 else v
+                y[first + i, j] = a.dtype.type(0) if relu and v < 0 else v
 
 
 def _matmul(a, w, transposed, bias, relu, out):

@@ -83,7 +83,7 @@ def depthwise_conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, re
     x, w, dy = np.ascontiguousarray(x), np.ascontiguousarray(w), np.ascontiguousarray(dy)
     tasks = min(len(x), 16)
     dws, dbs = scratch("dw", (tasks, *w.shape), x.dtype), scratch("db", (tasks, w.shape[2]), x.dtype)
-    dx = result(out, x.shape, x.dtype) if need_dx else x
+    dx = result(out, x.shape if need_dx else (0,) * 4, x.dtype)
     gate = np.ascontiguousarray(y) if relu else dy
     corner = padding[0][0], padding[1][0]
     _backward(dy, x, w, gate, stride, corner, dilation, relu, need_dx, dx, dws, dbs)

@@ -21,7 +21,7 @@ def _flat(x):
 @parallel
 def _relu(x, y):
     for i in prange(x.size):
-        y[i] = x[i] * 0 if x[i] < 0 else x[i]
+        y[i] = x.dtype.type(0) if x[i] < 0 else x[i]
 
 
 def relu(x, out=None):
@@ -190,7 +190,7 @@ def silu_backward(dy, x, out=None):
 def _softmax(x, y):
     for i in prange(x.shape[0]):
         largest = x[i].max()
-        total = x[i, 0] * 0
+        total = x.dtype.type(0)
         for k in range(x.shape[1]):
             y[i, k] = math.exp(x[i, k] - largest)
             total += y[i, k]
@@ -208,7 +208,7 @@ def softmax(x, out=None):
 @parallel
 def _softmax_backward(dy, y, dx):
     for i in prange(dy.shape[0]):
-        total = dy[i, 0] * 0
+        total = dy.dtype.type(0)
         for k in range(dy.shape[1]):
             total += dy[i, k] * y[i, k]
         for k in range(dy.shape[1]):
@@ -250,7 +250,7 @@ def dropout(x, rate, key, out=None):
 def _add(a, b, relu, y):
     for i in prange(a.size):
         v = a[i] + b[i]
-        y[i] = v * 0 if relu and v < 0 else v
+        y[i] = a.dtype.type(0) if relu and v < 0 else v
 
 
 def add(a, b, relu=False, out=None):

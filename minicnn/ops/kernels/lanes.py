@@ -9,6 +9,7 @@ stream past. So here a vector of n numbers is a value of its own, with the few o
     store(array, index, vector)    the reverse
     fma(scalar, vector, sums)      scalar * vector + sums
     maximum0(vector)               max(0, .) of each number, NaN staying NaN
+    pick(array, index)             array[index] without Python's negative indices, whose test costs in an inner loop
 
 n may be larger than a register: the compiler spreads a vector of 64 floats over four registers of 16, or eight of 8. One
 source serves AVX-512, AVX2 and NEON; only `wide()` asks which it is. The width is part of a vector's *type*, so a kernel
@@ -41,11 +42,14 @@ class Width:
 
 
 def wide(dtype) -> int:
-    """The widest block of numbers of which 7 rows, and what they are made from, fit the registers."""
+    """The widest block of numbers of which 7 rows, and what they are made from, stay in the registers.
+
+    That is two registers a row: 14 of the 32 of AVX-512, which leaves the compiler room; 14 of the 16 of AVX2.
+    """
     features = binding.get_host_cpu_features()
     named = config.CPU_FEATURES or ""
     avx512 = "+avx512f" in named if named else features.get("avx512f", False)
-    return (256 if avx512 else 64) // np.dtype(dtype).itemsize
+    return (128 if avx512 else 64) // np.dtype(dtype).itemsize
 
 
 class _WidthType(types.Type):
@@ -152,6 +156,15 @@ def _maximum0(typing, vector):
 
 
 @intrinsic
+def _pick(typing, array, index):
+    def codegen(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), codegen
+
+
+@intrinsic
 def _lanes(typing, vector):
     def codegen(context, builder, signature, args):
         return ir.Constant(ir.IntType(types.intp.bitwidth), vector.lanes)
@@ -176,6 +189,10 @@ if config.DISABLE_JIT:
     def maximum0(vector):
         return np.maximum(vector, 0)
 
+    def pick(array, index):
+        return array[index]
+
     lanes = len
 else:
-    zeros, load, store, fma, maximum0, lanes = _zeros, _load, _store, _fma, _maximum0, _lanes
+    zeros, load, store, fma, maximum0 = _zeros, _load, _store, _fma, _maximum0
+    pick, lanes = _pick, _lanes

@@ -36,7 +36,7 @@ def _scale_shift(x, scale, shift, relu, y):
     for i in prange(m):
         for k in range(c):
             v = x[i, k] * scale[k] + shift[k]
-            y[i, k] = v * 0 if relu and v < 0 else v
+            y[i, k] = x.dtype.type(0) if relu and v < 0 else v
 
 
 def scale_shift(x, scale, shift, relu=False, out=None):
@@ -94,7 +94,8 @@ def _dx(dy, x, y, relu, a, b, d, dx):
 
 def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):
     """See `reference.batch_norm_backward`; its formula for dx, collected into one number each for dy, x and 1."""
-    x, dy, y = np.ascontiguousarray(x), np.ascontiguousarray(dy), np.ascontiguousarray(y)
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    y = np.ascontiguousarray(y) if relu else dy
     c = x.shape[-1]
     flat_dy, flat_x, flat_y = dy.reshape(-1, c), x.reshape(-1, c), y.reshape(-1, c)
     m = len(flat_x)

@@ -33,10 +33,11 @@ def _max_pool(x, size, stride, corner, y, where):
             for j in range(ow):
                 left = j * stride[1] - corner[1]
                 best, place = y[image, i, j], where[image, i, j]
+                p0, p1, q0, q1 = max(0, -top), min(size[0], h - top), max(0, -left), min(size[1], w - left)
                 best[:] = -np.inf
-                place[:] = max(0, -top) * size[1] + max(0, -left)
-                for p in range(max(0, -top), min(size[0], h - top)):
-                    for q in range(max(0, -left), min(size[1], w - left)):
+                place[:] = p0 * size[1] + q0 if p0 < p1 and q0 < q1 else 0
+                for p in range(p0, p1):
+                    for q in range(q0, q1):
                         pixel, here = x[image, top + p, left + q], p * size[1] + q
                         for k in range(c):
                             if not (pixel[k] <= best[k] or best[k] != best[k]):
@@ -58,6 +59,7 @@ def max_pool2d(x, size, stride, padding, out=None):
 @parallel
 def _max_pool_backward(dy, where, size, stride, corner, dx):
     n, oh, ow, c = dy.shape
+    _, h, w, _ = dx.shape
     for image in prange(n):
         dx[image] = 0
         for i in range(oh):
@@ -65,7 +67,9 @@ def _max_pool_backward(dy, where, size, stride, corner, dx):
                 top, left = i * stride[0] - corner[0], j * stride[1] - corner[1]
                 for k in range(c):
                     place = np.int64(where[image, i, j, k])
-                    dx[image, top + place // size[1], left + place % size[1], k] += dy[image, i, j, k]
+                    row, column = top + place // size[1], left + place % size[1]
+                    if 0 <= row < h and 0 <= column < w:  # else the window lies wholly in the padding
+                        dx[image, row, column, k] += dy[image, i, j, k]
 
 
 @parallel

@@ -7,7 +7,7 @@ of its own: that is what makes the compiler keep it in a register.
 
 from __future__ import annotations
 
-from minicnn.ops.kernels.lanes import fma, lanes, load, store
+from minicnn.ops.kernels.lanes import fma, lanes, load, pick, store
 from minicnn.ops.kernels.threads import kernel
 
 ROWS = 7
@@ -44,13 +44,13 @@ def rows_by_panel(x, places, runs, length, panel, start, sums, x0):
         p4, p5, p6 = places[4] + at, places[5] + at, places[6] + at
         for k in range(length):
             v = load(a0, panel, w)
-            a0 = fma(x[p0 + k], v, a0)
-            a1 = fma(x[p1 + k], v, a1)
-            a2 = fma(x[p2 + k], v, a2)
-            a3 = fma(x[p3 + k], v, a3)
-            a4 = fma(x[p4 + k], v, a4)
-            a5 = fma(x[p5 + k], v, a5)
-            a6 = fma(x[p6 + k], v, a6)
+            a0 = fma(pick(x, p0 + k), v, a0)
+            a1 = fma(pick(x, p1 + k), v, a1)
+            a2 = fma(pick(x, p2 + k), v, a2)
+            a3 = fma(pick(x, p3 + k), v, a3)
+            a4 = fma(pick(x, p4 + k), v, a4)
+            a5 = fma(pick(x, p5 + k), v, a5)
+            a6 = fma(pick(x, p6 + k), v, a6)
             w += step
     return a0, a1, a2, a3, a4, a5, a6
 
@@ -70,13 +70,13 @@ def outer_product(x, x0, columns, places, dy, dy0, dy_places, dw, rows):
     for q in range(places.shape[0]):
         v = load(like, dy, offset + dy_places[q])
         p = x0 + places[q]
-        a0 = fma(x[p + c0], v, a0)
-        a1 = fma(x[p + c1], v, a1)
-        a2 = fma(x[p + c2], v, a2)
-        a3 = fma(x[p + c3], v, a3)
-        a4 = fma(x[p + c4], v, a4)
-        a5 = fma(x[p + c5], v, a5)
-        a6 = fma(x[p + c6], v, a6)
+        a0 = fma(pick(x, p + c0), v, a0)
+        a1 = fma(pick(x, p + c1), v, a1)
+        a2 = fma(pick(x, p + c2), v, a2)
+        a3 = fma(pick(x, p + c3), v, a3)
+        a4 = fma(pick(x, p + c4), v, a4)
+        a5 = fma(pick(x, p + c5), v, a5)
+        a6 = fma(pick(x, p + c6), v, a6)
     store(dw, rows[0], a0)
     store(dw, rows[1], a1)
     store(dw, rows[2], a2)

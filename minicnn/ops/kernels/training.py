@@ -30,7 +30,7 @@ def _warp(image, m, y):
         for j in range(w):
             row = min(max(m[0, 0] * number(i) + m[0, 1] * number(j) + m[0, 2], number(-1)), number(h))
             column = min(max(m[1, 0] * number(i) + m[1, 1] * number(j) + m[1, 2], number(-1)), number(w))
-            top, left = int(math.floor(row)), int(math.floor(column))
+            top, left = math.floor(row), math.floor(column)
             down, right = row - number(top), column - number(left)
             for k in range(c):
                 upper = _pixel(image, top, left, k) * (number(1) - right) + _pixel(image, top, left + 1, k) * right

@@ -1,0 +1,950 @@
+"""Training: what `fit`, `evaluate` and `predict` promise; losses, optimizers, schedules and callbacks by hand."""
+
+from __future__ import annotations
+
+import csv
+import math
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import (
+    Augment,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    MaxPool2D,
+    Residual,
+    Sequential,
+    Softmax,
+    optimizers,
+    schedules,
+)
+from minicnn.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, StopOnNaN
+from minicnn.data import load_fashion_mnist
+from minicnn.errors import DataError, DivergedError, ShapeError
+from minicnn.losses import CrossEntropy, MeanSquaredError
+from minicnn.parameters import Parameters
+
+
+@pytest.fixture(autouse=True)
+def numpy_backend():
+    minicnn.use_backend("numpy")
+    yield
+    minicnn.use_backend("numba")
+
+
+@pytest.fixture
+def numba_backend(numpy_backend):
+    minicnn.use_backend("numba")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    data = load_fashion_mnist("sample", verbose=False)
+    return data.train_images, data.train_labels
+
+
+def tiny(seed=0, **options):
+    """A model that has everything that could depend on more than it should."""
+    layers = [Conv2D(4, 3, stride=2), BatchNorm(activation="relu"), Residual(Conv2D(4, 3)), MaxPool2D(), Dropout(0.2)]
+    return Sequential([*layers, Flatten(), Dense(10)], seed=seed, **options)
+
+
+def linear(inputs=4, outputs=3, **options):
+    return Sequential([Dense(outputs)], (inputs,), **options)
+
+
+def blobs(n=40, inputs=4, classes=3, seed=0):
+    """Points around the corners of a simplex, and which corner it is: easy to tell apart."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    return 3 * np.eye(classes, inputs)[y] + 0.3 * rng.standard_normal((n, inputs)), y
+
+
+def train(model, x, y, **options):
+    return model.fit(x, y, **{"verbose": False, **options})
+
+
+class Watch(Callback):
+    """Notes the size of each step's batch by the model's own buffers, and the weights after each epoch."""
+
+    def __init__(self):
+        self.steps, self.weights, self.ends = 0, [], 0
+
+    def on_step_end(self, run):
+        self.steps += 1
+        assert run.step == self.steps
+
+    def on_epoch_end(self, run):
+        self.weights.append(run.model.get_weights())
+
+    def on_train_end(self, run):
+        self.ends += 1
+
+
+class Script(Callback):
+    """Replaces a figure of each epoch by one from a list, so that what depends on it can be told in advance."""
+
+    def __init__(self, values, name="val_loss"):
+        self.values, self.name = values, name
+
+    def on_epoch_end(self, run):
+        run.figures[self.name] = self.values[run.epoch - 1]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# It learns
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_32_images_are_learnt_by_heart(sample, backend):
+    minicnn.use_backend(backend)
+    x, y = sample[0][:32], sample[1][:32]
+    layers = [
+        Conv2D(8, 3, stride=2, activation="relu"),
+        MaxPool2D(),
+        Flatten(),
+        Dense(32, activation="relu"),
+        Dense(10),
+    ]
+    model = Sequential(layers)
+    train(model, x, y, epochs=60, batch_size=16, optimizer=optimizers.Adam(5e-3))
+    assert model.evaluate(x, y).accuracy == 1
+
+
+def test_loss_falls_on_the_sample(sample):
+    x, y = sample[0][:600], sample[1][:600]
+    model = tiny()
+    history = train(model, x, y, epochs=3, batch_size=32, optimizer=optimizers.Adam(3e-3), validation_data=(x, y))
+    assert history["val_loss"][2] < history["val_loss"][0] < math.log(10)
+    assert history["loss"][2] < history["loss"][1] < history["loss"][0]
+    assert history["val_accuracy"][2] > 0.6
+
+
+def test_a_regression_finds_the_line():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    y = x @ [[1.0], [-2], [3]] + 0.5
+    model = linear(3, 1)
+    history = train(model, x, y, epochs=40, batch_size=20, loss="mean_squared_error", optimizer=optimizers.Adam(0.05))
+    assert list(history) == ["loss", "learning_rate", "seconds"]
+    np.testing.assert_allclose(model.outputs(x), y, atol=0.02)
+    found = model.evaluate(x, y, loss="mean_squared_error")
+    assert found.loss < 1e-4
+    assert math.isnan(found.accuracy)
+
+
+def test_uint8_images_are_standardised_with_the_training_images_mean_and_deviation(sample):
+    x, y = sample[0][:90], sample[1][:90]
+    scaled = x / 255.0
+    floats = (scaled - scaled.mean()) / scaled.std()
+    whole, ready = tiny(dtype="float64"), tiny(dtype="float64")
+    for model, images in ((whole, x), (ready, floats)):
+        train(model, images, y, epochs=2, batch_size=32, optimizer="sgd")
+    for a, b in zip(whole.get_weights(), ready.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    np.testing.assert_allclose(whole.predict(x), ready.predict(floats), atol=1e-9)
+
+
+def test_each_channel_has_its_own_scale_and_a_constant_one_stays_harmless():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 100, (50, 6, 6, 3)).astype(np.uint8)
+    x[..., 1] += 100
+    x[..., 2] = 7
+    model = Sequential([Flatten(), Dense(2)], (6, 6, 3), dtype="float64")
+    train(model, x, np.arange(50) % 2)
+    batch = model.batch(x, np.arange(50))
+    np.testing.assert_allclose(batch.mean(axis=(0, 1, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(batch.std(axis=(0, 1, 2)), [1, 1, 0], atol=1e-12)
+    x[..., 2] = 8
+    assert np.abs(model.batch(x, np.arange(50))[..., 2]).max() < 0.1
+
+
+def test_training_again_keeps_the_scale(sample):
+    model = tiny()
+    train(model, sample[0][:50], sample[1][:50])
+    mean = model.mean
+    train(model, 255 - sample[0][:50], sample[1][:50])
+    assert model.mean is mean
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The same again
+
+
+def weights_after(sample, seed=0, fit_seed=0, threads=None):
+    before = minicnn.get_threads()
+    minicnn.set_threads(threads or before)
+    try:
+        model = tiny(seed)
+        augment = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, erase=4)
+        train(model, sample[0][:150], sample[1][:150], epochs=2, batch_size=64, augment=augment, seed=fit_seed)
+    finally:
+        minicnn.set_threads(before)
+    return b"".join(w.tobytes() for w in model.get_weights())
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_same_seed_gives_the_same_bits(sample, backend):
+    minicnn.use_backend(backend)
+    first = weights_after(sample)
+    assert weights_after(sample) == first
+    assert weights_after(sample, seed=1) != first
+    assert weights_after(sample, fit_seed=1) != first
+
+
+def test_the_number_of_threads_does_not_change_a_bit(sample, numba_backend):
+    assert weights_after(sample, threads=1) == weights_after(sample)
+
+
+def test_predictions_do_not_depend_on_the_batch_size(sample, numba_backend):
+    model = tiny()
+    train(model, sample[0][:128], sample[1][:128])
+    x = sample[0][:300]
+    first = model.predict(x, batch_size=256)
+    for batch_size in (1, 7, 300, 1000):
+        np.testing.assert_array_equal(model.predict(x, batch_size=batch_size), first)
+    np.testing.assert_array_equal(model.predict(x[17:18])[0], first[17])
+
+
+def test_predictions_do_not_depend_on_earlier_ones(sample):
+    model = tiny()
+    x = sample[0][:20]
+    first = model.predict(x)
+    kept = first.copy()
+    model.predict(255 - x)
+    np.testing.assert_array_equal(first, kept)  # what was handed out is not overwritten
+    np.testing.assert_array_equal(model.predict(x), kept)
+
+
+def test_two_threads_may_predict_at_once(sample, numba_backend):
+    model = tiny()
+    parts = [sample[0][:200], sample[0][200:400]]
+    expected = [model.predict(part) for part in parts]
+    found = [[], []]
+
+    def work(i):
+        found[i] = [model.predict(parts[i], batch_size=16) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert len(found[i]) == 5
+        for y in found[i]:
+            np.testing.assert_array_equal(y, expected[i])
+
+
+def test_predict_gives_probabilities_and_their_largest_class(sample):
+    model = tiny()
+    p = model.predict(sample[0][:30])
+    assert p.shape == (30, 10)
+    assert p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(model.predict_classes(sample[0][:30]), p.argmax(axis=1))
+
+
+def test_a_last_softmax_is_not_applied_twice():
+    x = np.random.default_rng(0).standard_normal((5, 4))
+    bare, with_softmax = linear(), Sequential([Dense(3), Softmax()], (4,))
+    np.testing.assert_allclose(bare.predict(x), with_softmax.predict(x), rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "steps"), [(40, 16, 3), (40, 40, 1), (40, 1000, 1), (5, 1, 5), (1, 1, 1), (33, 32, 2)]
+)
+def test_every_image_is_seen_once_an_epoch(n, batch_size, steps):
+    seen = []
+
+    class Spy(CrossEntropy):
+        def __call__(self, outputs, targets):
+            seen.append(list(targets))
+            return super().__call__(outputs, targets)
+
+    watch = Watch()
+    y = np.arange(n) % 3
+    history = train(linear(), blobs(n)[0], y, epochs=2, batch_size=batch_size, loss=Spy(), callbacks=[watch])
+    assert watch.steps == 2 * steps
+    assert [len(targets) for targets in seen[:steps]] == [batch_size] * (n // batch_size) + [n % batch_size] * (
+        n % batch_size > 0
+    )
+    for epoch in (seen[:steps], seen[steps:]):
+        assert sorted(label for targets in epoch for label in targets) == sorted(y)
+    assert len(history["loss"]) == 2
+
+
+def test_the_order_differs_from_epoch_to_epoch():
+    orders = []
+
+    class Spy(MeanSquaredError):
+        def __call__(self, outputs, targets):
+            orders.append(targets.ravel().tolist())
+            return super().__call__(outputs, targets)
+
+    train(linear(4, 1), blobs()[0], np.arange(40.0)[:, None], epochs=3, batch_size=40, loss=Spy())
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_an_epochs_loss_is_the_mean_over_images_and_not_over_batches():
+    values = iter([1.0, 4.0])
+
+    class Fixed(MeanSquaredError):
+        def __call__(self, outputs, targets):
+            return next(values), super().__call__(outputs, targets)[1]
+
+    history = train(linear(4, 1), blobs(40)[0], np.zeros((40, 1)), batch_size=30, loss=Fixed())
+    assert history["loss"] == [pytest.approx((30 * 1 + 10 * 4) / 40)]
+
+
+def test_inputs_are_never_modified(sample):
+    x, y, weights = sample[0][:40].copy(), sample[1][:40].copy(), {1: 2.0}
+    held_out = sample[0][40:60].copy(), sample[1][40:60].copy()
+    for array in (x, y, *held_out):
+        array.flags.writeable = False
+    kept = x.copy(), y.copy()
+    model = tiny()
+    augment = Augment(rotation=20, vertical_flip=True, erase=5)
+    train(model, x, y, batch_size=16, augment=augment, validation_data=held_out, class_weight=weights)
+    model.predict(x)
+    model.evaluate(x, y)
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(y, kept[1])
+    assert weights == {1: 2.0}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", ">f4"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_images_of_any_real_type_and_layout_give_the_same_predictions(dtype, backend):
+    minicnn.use_backend(backend)
+    x = np.random.default_rng(0).integers(0, 9, (6, 28, 28))
+    scale = 255 if dtype == "uint8" else 1
+    model = Sequential([Flatten(), Dense(10)])
+    expected = model.predict(x / scale)
+    np.testing.assert_allclose(model.predict(x.astype(dtype)), expected, rtol=1e-3)
+    strided = np.repeat(x.astype(dtype), 2, axis=0)[::2, ..., None]
+    np.testing.assert_allclose(model.predict(strided), expected, rtol=1e-3)
+    np.testing.assert_allclose(model.predict(np.asfortranarray(strided)), expected, rtol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What fit says
+
+
+def test_fit_works_with_nothing_but_images_and_labels(sample, capsys):
+    history = tiny().fit(sample[0][:40], sample[1][:40])
+    assert list(history) == ["loss", "accuracy", "learning_rate", "seconds"]
+    assert history.history is history
+    out, err = capsys.readouterr()
+    assert out.startswith("epoch 1/1  loss ")
+    assert len(out.splitlines()) == 1
+    assert err == ""  # no bar where the output is no terminal
+
+
+def test_a_quiet_fit_prints_nothing(sample, capsys):
+    train(tiny(), sample[0][:40], sample[1][:40], epochs=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_history_has_one_number_an_epoch(sample):
+    x, y = sample[0][:64], sample[1][:64]
+    model = tiny()
+    history = train(model, x, y, epochs=3, validation_data=(x[:20], y[:20]))
+    assert list(history) == ["loss", "accuracy", "learning_rate", "seconds", "val_loss", "val_accuracy"]
+    assert all(len(numbers) == 3 for numbers in history.values())
+    assert history["learning_rate"] == [1e-3] * 3
+    found = model.evaluate(x[:20], y[:20])
+    assert (history["val_loss"][-1], history["val_accuracy"][-1]) == pytest.approx(found)
+
+
+def test_a_schedule_counts_steps_over_all_epochs():
+    steps = []
+    history = train(linear(), *blobs(), epochs=3, batch_size=20, schedule=lambda step: steps.append(step) or 0.1 + step)
+    assert steps == list(range(6))
+    assert history["learning_rate"] == [1.1, 3.1, 5.1]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# evaluate
+
+
+def test_evaluate_by_hand():
+    x, y = blobs(23)
+    model = linear(dtype="float64")
+    p = model.predict(x)
+    found = model.evaluate(x, y, batch_size=5)
+    assert found.loss == pytest.approx(-np.log(p[np.arange(23), y]).mean())
+    assert found.accuracy == (p.argmax(axis=1) == y).mean()
+    assert model.evaluate(x, np.eye(3)[y]) == pytest.approx(found)
+
+
+def test_evaluate_learns_nothing(sample):
+    model = tiny()
+    train(model, sample[0][:64], sample[1][:64])
+    before = model.get_weights(), model.layers[4].calls
+    model.evaluate(sample[0][:50], sample[1][:50])
+    for a, b in zip(before[0], model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert model.layers[4].calls == before[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Wrong input
+
+IMAGES, LABELS = np.zeros((6, 28, 28, 1), np.uint8), np.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "error", "message"),
+    [
+        (np.zeros((6, 784), np.uint8), LABELS, {}, ShapeError, r"got shape \(6, 784\), expected \(n, 28, 28, 1\)"),
+        (np.zeros((28, 28, 1), np.uint8), LABELS, {}, ShapeError, r"got shape \(28, 28, 1\)"),
+        (np.zeros((6, 28, 28, 3), np.uint8), LABELS, {}, ShapeError, r"got shape \(6, 28, 28, 3\)"),
+        (np.zeros((6, 1, 28, 28), np.uint8), LABELS, {}, ShapeError, r"got shape \(6, 1, 28, 28\)"),
+        (IMAGES.astype(int), LABELS, {}, DataError, "images: got dtype int64, expected uint8 or floats"),
+        (IMAGES.astype(str), LABELS, {}, DataError, "images: got dtype <U"),
+        (np.where(np.arange(784).reshape(28, 28, 1) == 9, np.nan, IMAGES), LABELS, {}, DataError, "images: got NaN"),
+        (np.full(IMAGES.shape, np.inf), LABELS, {}, DataError, "images: got NaN or infinity"),
+        (IMAGES[:0], LABELS[:0], {}, DataError, "images: got none"),
+        (IMAGES, LABELS[:5], {}, DataError, r"targets: got shape \(5,\), expected as many as images: 6"),
+        (IMAGES, 3, {}, DataError, r"targets: got shape \(\)"),
+        (IMAGES, LABELS.astype(float), {}, DataError, r"labels: got float64 of shape \(6,\), expected integers"),
+        (IMAGES, LABELS.astype(str), {}, DataError, "labels: got <U"),
+        (IMAGES, LABELS[:, None], {}, DataError, r"targets: got int64 of shape \(6, 1\), expected .* \(n, 10\)"),
+        (IMAGES, [0, 1, 2, 10, 4, 5], {}, DataError, "labels: got 10 at index 3, expected 0 to 9"),
+        (IMAGES, [0, 1, -1, 3, 4, 5], {}, DataError, "labels: got -1 at index 2"),
+        (IMAGES, np.full((6, 10), np.nan), {}, DataError, "targets: got NaN"),
+        (IMAGES, np.ones((6, 10)), {}, DataError, "targets: expected probabilities"),
+        (IMAGES, 2 * np.eye(6, 10) - np.eye(6, 10, 1), {}, DataError, "targets: expected probabilities"),
+        (IMAGES, LABELS, {"validation_data": (IMAGES[:2], [1])}, DataError, r"targets: got shape \(1,\)"),
+        (IMAGES, LABELS, {"validation_data": (IMAGES[:2, :9], [1, 2])}, ShapeError, r"got shape \(2, 9, 28, 1\)"),
+        (IMAGES, LABELS, {"epochs": 0}, ValueError, "got epochs=0"),
+        (IMAGES, LABELS, {"batch_size": 0}, ValueError, "batch_size=0, expected at least 1"),
+        (IMAGES, LABELS, {"optimizer": "adagrad"}, ValueError, "optimizer: got 'adagrad', expected"),
+        (IMAGES, LABELS, {"optimizer": optimizers.Adam}, ValueError, "optimizer: got <class"),
+        (IMAGES, LABELS, {"loss": "hinge"}, ValueError, "loss: got 'hinge', expected"),
+        (IMAGES, LABELS, {"loss": CrossEntropy}, ValueError, "loss: got <class"),
+        (IMAGES, LABELS, {"loss": lambda y, t: (0.0, y)}, ValueError, "loss: got <function"),
+        (IMAGES, LABELS, {"loss": "mean_squared_error"}, DataError, r"targets: got int64 of shape \(6,\)"),
+        (IMAGES, LABELS, {"class_weight": [1.0] * 9}, DataError, "class_weight: got .*, expected 10 positive numbers"),
+        (IMAGES, LABELS, {"class_weight": {10: 1.0}}, DataError, "class_weight: got class 10, expected 0 to 9"),
+        (IMAGES, LABELS, {"class_weight": {1: -1.0}}, DataError, "class_weight: got .*, expected 10 positive numbers"),
+        (
+            IMAGES,
+            np.eye(6, 10),
+            {"class_weight": {1: 2.0}, "loss": "mean_squared_error"},
+            ValueError,
+            "class_weight: got a loss that does not classify",
+        ),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_learnt(x, y, options, error, message):
+    model = Sequential([Flatten(), Dense(10)])
+    before = model.parameters.values.copy()
+    with pytest.raises(error, match=message):
+        train(model, x, y, **options)
+    np.testing.assert_array_equal(model.parameters.values, before)
+
+
+def test_predict_and_evaluate_refuse_wrong_input_too():
+    model = Sequential([Flatten(), Dense(10)])
+    with pytest.raises(ShapeError, match=r"got shape \(6, 784\)"):
+        model.predict(IMAGES.reshape(6, 784))
+    with pytest.raises(DataError, match="images: got NaN"):
+        model.predict_classes(np.full(IMAGES.shape, np.nan))
+    with pytest.raises(DataError, match="labels: got 10"):
+        model.evaluate(IMAGES, LABELS + 5)
+    for batch_size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"batch_size: got {batch_size}"):
+            model.predict(IMAGES, batch_size=batch_size)
+
+
+def test_cross_entropy_behind_a_softmax_is_refused():
+    model = Sequential([Flatten(), Dense(10), Softmax()])
+    for use in (train, Sequential.evaluate):
+        with pytest.raises(ValueError, match="cross-entropy takes logits; leave out the last Softmax"):
+            use(model, IMAGES, LABELS)
+
+
+def test_classifying_needs_a_flat_output():
+    with pytest.raises(ShapeError, match=r"conv2d_1: got output shape \(28, 28, 2\), expected \(classes,\)"):
+        train(Sequential([Conv2D(2, 3)]), IMAGES, LABELS % 2)
+
+
+def test_gray_images_may_come_without_their_channel_axis(sample):
+    model = tiny()
+    x = sample[0][:10]
+    np.testing.assert_array_equal(model.predict(x[..., 0]), model.predict(x))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def logits_and_labels(n=7, classes=4):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n, classes)), rng.integers(0, classes, n)
+
+
+def slope(loss, z, targets, step=1e-6):
+    """The loss' gradient by differences."""
+    found = np.empty_like(z)
+    for place in np.ndindex(z.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = z.copy()
+            moved[place] += sign * step
+            ends.append(loss(moved, targets)[0])
+        found[place] = (ends[0] - ends[1]) / (2 * step)
+    return found
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 3.0], {1: 2.0, 2: 0.5, 3: 3.0}])
+def test_cross_entropy_by_hand(smoothing, weights):
+    z, y = logits_and_labels()
+    loss = CrossEntropy(smoothing, weights)
+    value, gradient = loss(z, y)
+    truth = np.eye(4)[y] * (1 - smoothing) + smoothing / 4
+    rows = -(truth * np.log(softmax(z))).sum(axis=1)
+    w = np.ones(7) if weights is None else np.array([1.0, 2.0, 0.5, 3.0])[y]
+    assert value == pytest.approx((w * rows).sum() / w.sum(), rel=1e-12)
+    np.testing.assert_allclose(gradient, slope(loss, z, y), atol=1e-9)
+    again, same = loss(z, np.eye(4)[y])
+    assert again == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(same, gradient, rtol=1e-12)
+
+
+def test_cross_entropy_takes_probabilities():
+    z, _ = logits_and_labels()
+    targets = softmax(2 * z[::-1])
+    value, gradient = CrossEntropy()(z, targets)
+    assert value == pytest.approx(-(targets * np.log(softmax(z))).sum(axis=1).mean(), rel=1e-12)
+    np.testing.assert_allclose(gradient, (softmax(z) - targets) / 7, rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_cross_entropy_does_not_overflow(backend):
+    minicnn.use_backend(backend)
+    z = np.array([[1e4, -1e4, 0]], np.float32)
+    value, gradient = CrossEntropy()(z, np.array([1]))
+    assert value == pytest.approx(2e4)
+    np.testing.assert_allclose(gradient, [[1, -1, 0]])
+
+
+def test_mean_squared_error_by_hand():
+    z, t = logits_and_labels()[0], np.arange(28.0).reshape(7, 4)
+    value, gradient = MeanSquaredError()(z, t)
+    assert value == pytest.approx(((z - t) ** 2).mean(), rel=1e-12)
+    np.testing.assert_allclose(gradient, 2 * (z - t) / 28, rtol=1e-12)
+    with pytest.raises(ShapeError, match=r"got shape \(7,\), expected the outputs' \(7, 4\)"):
+        MeanSquaredError()(z, np.zeros(7))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
+def test_label_smoothing_out_of_range_is_refused(smoothing):
+    with pytest.raises(ValueError, match="label_smoothing: got"):
+        CrossEntropy(smoothing)
+
+
+def test_fit_trains_towards_probabilities():
+    x, y = blobs()
+    soft = np.full((40, 3), 0.2)
+    soft[np.arange(40), y] = 0.6
+    model = linear()
+    train(model, x, soft, epochs=200, batch_size=40, optimizer=optimizers.Adam(0.05))
+    np.testing.assert_allclose(model.predict(x).max(axis=1).mean(), 0.6, atol=0.02)
+    assert model.evaluate(x, soft).accuracy == 1
+
+
+def test_class_weights_draw_predictions_to_the_heavy_class():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 2)), rng.integers(0, 2, 200)  # nothing to learn but how frequent each class is
+    shares = []
+    for weights in ({0: 9.0}, {1: 9.0}, [9.0, 1.0]):
+        model = linear(2, 2)
+        train(model, x, y, epochs=40, batch_size=50, optimizer=optimizers.Adam(0.05), class_weight=weights)
+        shares.append(model.predict(x)[:, 0].mean())
+    assert shares[0] == pytest.approx(0.9, abs=0.05)
+    assert shares[1] == pytest.approx(0.1, abs=0.05)
+    assert shares[2] == shares[0]
+
+
+def test_class_weight_leaves_label_smoothing_on():
+    x, y = blobs()
+    values = []
+    for options in (
+        {"loss": CrossEntropy(0.3), "class_weight": [1.0, 2, 3]},
+        {"loss": CrossEntropy(0.3, [1.0, 2, 3])},
+        {"class_weight": [1.0, 2, 3]},
+    ):
+        values.append(train(linear(), x, y, **options)["loss"])
+    assert values[0] == values[1] != values[2]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Optimizers, each formula by hand
+
+
+class BySGD:
+    def __init__(self, momentum=0.0, nesterov=False):
+        self.momentum, self.nesterov, self.v = momentum, nesterov, 0
+
+    def __call__(self, g, rate, t):
+        self.v = self.momentum * self.v + g
+        return rate * (g + self.momentum * self.v if self.nesterov else self.v)
+
+
+class ByRMSprop:
+    s = 0
+
+    def __call__(self, g, rate, t):
+        self.s = 0.8 * self.s + 0.2 * g**2
+        return rate * g / (np.sqrt(self.s) + 1e-5)
+
+
+class ByAdam:
+    m = s = 0
+
+    def __call__(self, g, rate, t):
+        self.m, self.s = 0.7 * self.m + 0.3 * g, 0.9 * self.s + 0.1 * g**2
+        return rate * (self.m / (1 - 0.7**t)) / (np.sqrt(self.s / (1 - 0.9**t)) + 1e-5)
+
+
+RATE = 0.05
+CASES = [
+    (lambda **o: optimizers.SGD(RATE, **o), BySGD, 0.0),
+    (lambda **o: optimizers.SGD(RATE, momentum=0.9, **o), lambda: BySGD(0.9), 0.0),
+    (lambda **o: optimizers.SGD(RATE, momentum=0.9, nesterov=True, **o), lambda: BySGD(0.9, True), 0.0),
+    (lambda **o: optimizers.SGD(RATE, momentum=0.9, weight_decay=0.3, **o), lambda: BySGD(0.9), 0.3),
+    (lambda **o: optimizers.RMSprop(RATE, rho=0.8, epsilon=1e-5, **o), ByRMSprop, 0.0),
+    (lambda **o: optimizers.RMSprop(RATE, rho=0.8, epsilon=1e-5, weight_decay=0.3, **o), ByRMSprop, 0.3),
+    (lambda **o: optimizers.Adam(RATE, 0.7, 0.9, 1e-5, **o), ByAdam, 0.0),
+    (lambda **o: optimizers.AdamW(RATE, 0.7, 0.9, 1e-5, weight_decay=0.3, **o), ByAdam, 0.3),
+]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("clip_norm", [None, 0.7, 1e9])
+@pytest.mark.parametrize(("make", "by_hand", "decay"), CASES)
+def test_optimizer_steps_by_hand(backend, clip_norm, make, by_hand, decay):
+    minicnn.use_backend(backend)
+    rng = np.random.default_rng(0)
+    model = Sequential([Dense(3), BatchNorm(), Dense(2)], (4,), dtype="float64")
+    parameters = model.parameters
+    parameters.values[:] = rng.standard_normal(parameters.values.size)
+    expected = {name: w.value.copy() for name, w in model.arrays().items() if hasattr(w, "grad")}
+    rules = {name: by_hand() for name in expected}
+    optimizer = make(clip_norm=clip_norm)
+    for t in range(1, 6):
+        parameters.grads[:] = rng.standard_normal(parameters.grads.size)
+        norm = np.linalg.norm(parameters.grads)
+        scale = min(1, clip_norm / norm) if clip_norm else 1
+        rate = RATE / t
+        for name in expected:
+            if name.startswith("dense") and name.endswith("/w"):  # kernels decay, all else does not
+                expected[name] = expected[name] * (1 - rate * decay)
+            expected[name] = expected[name] - rules[name](scale * model.arrays()[name].grad, rate, t)
+        kept = parameters.grads.copy()
+        optimizer.step(parameters, rate)
+        np.testing.assert_array_equal(parameters.grads, kept)
+    for name, w in expected.items():
+        np.testing.assert_allclose(model.arrays()[name].value, w, rtol=1e-9, err_msg=name)
+
+
+def test_a_step_takes_the_optimizers_own_rate_unless_told():
+    for options in ({}, {"rate": 0.5}):
+        parameters = Parameters("float64")
+        parameters.add("w", (2,), lambda shape, rng: np.ones(shape))
+        parameters.allocate(np.random.default_rng(0))
+        parameters.grads[:] = 1
+        optimizers.SGD(0.25).step(parameters, **options)
+        assert parameters.values.tolist() == [1 - options.get("rate", 0.25)] * 2
+
+
+def test_an_optimizer_used_for_another_model_starts_afresh():
+    x, y = blobs()
+    used, fresh = optimizers.Adam(0.1), optimizers.Adam(0.1)
+    train(linear(), x, y, optimizer=used)
+    models = [linear(4, 5), linear(4, 5)]
+    for model, optimizer in zip(models, (used, fresh), strict=True):
+        train(model, x, y, optimizer=optimizer)
+    np.testing.assert_array_equal(models[0].parameters.values, models[1].parameters.values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optimizers.Adam(0), "learning_rate: got 0"),
+        (lambda: optimizers.SGD(math.nan), "learning_rate: got nan"),
+        (lambda: optimizers.RMSprop(math.inf), "learning_rate: got inf"),
+        (lambda: optimizers.SGD(0.1, weight_decay=-1), "weight_decay=-1"),
+        (lambda: optimizers.AdamW(weight_decay=-1), "weight_decay=-1"),
+        (lambda: optimizers.Adam(clip_norm=0), "clip_norm=0"),
+    ],
+)
+def test_bad_optimizer_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Schedules
+
+
+def values(schedule, steps):
+    return [schedule(step) for step in steps]
+
+
+def test_constant_and_step_decay():
+    assert values(schedules.constant(0.3), [0, 1, 1000]) == [0.3] * 3
+    assert values(schedules.step_decay(1.0, every=10), [0, 9, 10, 19, 20]) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_cosine():
+    found = values(schedules.cosine(2.0, 100, final=0.5), [0, 25, 50, 100, 1000])
+    assert found == pytest.approx([2, 0.5 + 1.5 * (1 + math.sqrt(0.5)) / 2, 1.25, 0.5, 0.5])
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_its_end():
+    schedule = schedules.one_cycle(4.0, 100, warm=0.25, start=0.1, final=0.01)
+    found = values(schedule, range(100))
+    assert max(found) == found[24] == pytest.approx(4)
+    assert found[:25] == sorted(found[:25])
+    assert found[24:] == sorted(found[24:], reverse=True)
+    assert 0.4 < found[0] < 0.45
+    assert found[99] == schedule(500) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("warm", [0.0, 1.0])
+def test_one_cycle_may_only_fall_or_only_rise(warm):
+    found = values(schedules.one_cycle(1.0, 10, warm=warm, start=0.0), range(10))
+    assert found == sorted(found, reverse=warm == 0)
+    assert found[-1] == pytest.approx(warm)
+
+
+def test_warm_up_scales_the_first_steps():
+    assert values(schedules.warm_up(schedules.constant(8.0), 4), range(6)) == [2, 4, 6, 8, 8, 8]
+    assert schedules.warm_up(schedules.constant(8.0), 0)(0) == 8
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Callbacks
+
+
+def test_early_stopping_goes_back_to_the_best_weights():
+    watch = Watch()
+    script = Script([3.0, 1.0, 2.0, 1.5, 0.1])
+    model = linear()
+    history = train(model, *blobs(), epochs=5, callbacks=[script, watch, EarlyStopping(patience=2)])
+    assert len(history["loss"]) == 4
+    for now, best in zip(model.get_weights(), watch.weights[1], strict=True):
+        np.testing.assert_array_equal(now, best)
+
+
+def test_early_stopping_may_keep_the_last_weights():
+    watch = Watch()
+    model = linear()
+    stopping = EarlyStopping(patience=1, restore_best=False)
+    train(model, *blobs(), epochs=5, callbacks=[Script([1.0, 2, 0, 0, 0]), watch, stopping])
+    assert len(watch.weights) == 2
+    np.testing.assert_array_equal(model.get_weights()[0], watch.weights[-1][0])
+
+
+def test_early_stopping_restores_the_best_after_the_last_epoch_too_with_its_running_statistics(sample):
+    watch, model = Watch(), tiny()
+    callbacks = [Script([1.0, 2.0]), watch, EarlyStopping(patience=5)]
+    train(model, sample[0][:64], sample[1][:64], epochs=2, callbacks=callbacks)
+    for now, best in zip(model.get_weights(), watch.weights[0], strict=True):
+        np.testing.assert_array_equal(now, best)
+
+
+def epochs_run(callback, figures, name="val_loss"):
+    script = Script(figures, name)
+    return len(train(linear(), *blobs(), epochs=len(figures), callbacks=[script, callback])["loss"])
+
+
+def test_early_stopping_takes_a_larger_accuracy_for_better():
+    assert epochs_run(EarlyStopping("val_accuracy", patience=1), [0.5, 0.6, 0.7], "val_accuracy") == 3
+    assert epochs_run(EarlyStopping("val_accuracy", patience=1), [0.7, 0.6, 0.5], "val_accuracy") == 2
+
+
+def test_early_stopping_wants_more_than_min_delta():
+    assert epochs_run(EarlyStopping(patience=1, min_delta=0.5), [3, 2.4, 2.0, 1.0]) == 3
+
+
+def test_nan_is_never_an_improvement():
+    assert epochs_run(EarlyStopping(patience=2), [1.0, math.nan, math.nan, 0]) == 3
+
+
+def test_a_callback_can_be_used_for_a_second_run():
+    stopping = EarlyStopping(patience=1)
+    assert epochs_run(stopping, [1, 2, 3]) == 2
+    assert epochs_run(stopping, [10, 9, 8, 11, 12]) == 4
+
+
+def test_a_figure_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"EarlyStopping: no figure 'val_loss', .*give fit validation_data"):
+        train(linear(), *blobs(), callbacks=[EarlyStopping()])
+
+
+def test_checkpoint_keeps_the_best_model_only(tmp_path):
+    path = tmp_path / "best.npz"
+    watch = Watch()
+    train(linear(), *blobs(), epochs=4, callbacks=[Script([3.0, 1.0, 2.0, 1.5]), watch, ModelCheckpoint(path)])
+    for saved, best in zip(minicnn.load(path).get_weights(), watch.weights[1], strict=True):
+        np.testing.assert_array_equal(saved, best)
+    assert [file.name for file in tmp_path.iterdir()] == ["best.npz"]
+
+
+def test_checkpoint_can_keep_every_epoch(tmp_path):
+    watch = Watch()
+    checkpoint = ModelCheckpoint(tmp_path / "model {epoch}.npz", save_best_only=False)
+    train(linear(), *blobs(), epochs=3, callbacks=[watch, checkpoint])
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"model {i}.npz" for i in (1, 2, 3)]
+    for i in range(3):
+        np.testing.assert_array_equal(
+            minicnn.load(tmp_path / f"model {i + 1}.npz").get_weights()[0], watch.weights[i][0]
+        )
+
+
+def test_reduce_on_plateau_lowers_the_rate_down_to_its_minimum():
+    plateau = ReduceLROnPlateau(patience=2, factor=0.5, min_rate=0.3)
+    losses = [3, 2, 2, 2, 1, 1, 1, 1, 1, 1]
+    options = {"optimizer": optimizers.SGD(1.0), "callbacks": [Script(losses), plateau]}
+    history = train(linear(), *blobs(), epochs=10, **options)
+    assert history["learning_rate"] == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3]
+
+
+def test_reduce_on_plateau_never_raises_the_rate():
+    plateau = ReduceLROnPlateau(patience=1, min_rate=0.5)
+    options = {"optimizer": optimizers.SGD(0.1), "callbacks": [Script([1] * 4), plateau]}
+    assert train(linear(), *blobs(), epochs=4, **options)["learning_rate"] == [0.1] * 4
+
+
+def test_csv_logger_writes_the_history(tmp_path):
+    path = tmp_path / "a history.csv"
+    path.write_text("something old\n" * 9)
+    x, y = blobs()
+    history = train(linear(), x, y, epochs=3, validation_data=(x, y), callbacks=[CSVLogger(path)])
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", *history]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for name, numbers in history.items():
+        assert [float(row[name]) for row in rows] == numbers
+
+
+def test_csv_logger_writes_each_epoch_at_once(tmp_path):
+    path, counts = tmp_path / "history.csv", []
+
+    class Count(Callback):
+        def on_epoch_end(self, run):
+            counts.append(len(path.read_text().splitlines()))
+
+    train(linear(), *blobs(), epochs=3, callbacks=[CSVLogger(path), Count()])
+    assert counts == [2, 3, 4]
+
+
+class Plant(Callback):
+    """Puts NaN into one weight after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, run):
+        if run.step == self.step:
+            run.model.parameters.values[0] = np.nan
+
+
+def test_stop_on_nan_names_the_step_after_which_a_weight_was_nan():
+    with pytest.raises(DivergedError, match=r"values: got NaN or infinity at step 3 \(epoch 2\)"):
+        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(4), StopOnNaN()])
+
+
+def test_weights_that_are_nan_after_an_epochs_last_step_are_found():
+    with pytest.raises(DivergedError, match=r"weights: got NaN or infinity after step 1 \(epoch 1\)"):
+        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(2)])
+
+
+def test_a_loss_that_is_nan_names_its_step():
+    with pytest.raises(DivergedError, match=r"loss: got nan at step 3 \(epoch 2\), .*learning rate below 0.001"):
+        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(3)])
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_diverging_never_overwrites_a_good_model(tmp_path, backend):
+    minicnn.use_backend(backend)
+    path = tmp_path / "model.npz"
+    x, y = blobs()
+    model, watch = linear(), Watch()
+    callbacks = [watch, ModelCheckpoint(path, save_best_only=False)]
+    options = {"loss": "mean_squared_error", "optimizer": optimizers.SGD(0.01), "callbacks": callbacks}
+    with pytest.raises(DivergedError, match=r"loss: got (inf|nan) at step \d+ \(epoch 2\)"):
+        rate = schedules.step_decay(0.01, every=20, factor=1e6)  # a mistake that somebody will make
+        train(model, x, np.eye(3)[y], epochs=5, batch_size=2, schedule=rate, **options)
+    assert len(watch.weights) == watch.ends == 1
+    for saved, good in zip(minicnn.load(path).get_weights(), watch.weights[0], strict=True):
+        np.testing.assert_array_equal(saved, good)
+
+
+def test_early_stopping_gives_back_the_best_weights_after_a_divergence():
+    x, y = blobs()
+    model, watch = linear(), Watch()
+    with pytest.raises(DivergedError):
+        train(model, x, y, epochs=3, batch_size=20, callbacks=[Plant(3), watch, EarlyStopping("loss")])
+    np.testing.assert_array_equal(model.get_weights()[0], watch.weights[0][0])
+
+
+def test_ctrl_c_leaves_the_model_usable(sample):
+    x, y = sample[0][:64], sample[1][:64]
+
+    class Interrupt(Callback):
+        def on_step_end(self, run):
+            if run.step == 3:
+                raise KeyboardInterrupt
+
+    model, watch = tiny(), Watch()
+    before = model.get_weights()[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(model, x, y, epochs=5, batch_size=16, callbacks=[watch, Interrupt()])
+    assert (watch.steps, watch.ends) == (3, 1)
+    assert not np.array_equal(model.get_weights()[0], before)  # what was learnt is kept
+    assert np.isfinite(model.predict(x)).all()
+    assert len(train(model, x, y, epochs=2)["loss"]) == 2
+
+
+def test_monitors_by_themselves():
+    """As a callback of one's own would use them: with nothing but the figures."""
+    run = SimpleNamespace(figures={"loss": 1.0}, stop="", model=linear())
+    stopping = EarlyStopping("loss", patience=1)
+    stopping.on_train_begin(run)
+    stopping.on_epoch_end(run)
+    assert run.stop == ""
+    stopping.on_epoch_end(run)
+    assert run.stop == "loss has not improved for 1 epochs"
+
+
+def test_global_average_pooling_networks_take_any_optimizer_by_name(sample):
+    x, y = sample[0][:64], sample[1][:64]
+    for name in optimizers.BY_NAME:
+        model = Sequential([Conv2D(4, 3, stride=2, activation="relu"), GlobalAveragePool2D(), Dense(10)])
+        assert np.isfinite(train(model, x, y, optimizer=name)["loss"]).all()
