@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -30,14 +31,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--recipe", choices=RECIPES, default="default")
     parser.add_argument("--optimizer", help="instead of the recipe's own: " + _optimizers())
-    parser.add_argument("--epochs", type=_count, help="instead of the recipe's own")
-    parser.add_argument("--batch-size", type=_count, help="instead of the recipe's own")
+    parser.add_argument("--epochs", type=_whole(1), help="instead of the recipe's own")
+    parser.add_argument("--batch-size", type=_whole(1), help="instead of the recipe's own")
     parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
     parser.add_argument("--train-csv", help="Kaggle's fashion-mnist_train.csv")
     parser.add_argument("--test-csv", help="Kaggle's fashion-mnist_test.csv")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/<time>)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and dropout")
-    parser.add_argument("--threads", type=_count, help="default: one for each core")
+    parser.add_argument("--seed", type=_whole(0), default=0, help="of weights, order, augmentation and dropout")
+    parser.add_argument("--threads", type=_whole(1), help="default: one for each core")
     parser.add_argument("--backend", choices=("numba", "numpy"), default="numba")
     options = parser.parse_args()
     if options.optimizer not in (None, *RECIPES[options.recipe].optimizers):
@@ -49,10 +50,13 @@ def _optimizers() -> str:
     return "; ".join(f"{name}: {', '.join(recipe.optimizers)}" for name, recipe in RECIPES.items())
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of at least 1")
-    return int(text)
+def _whole(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of at least {least}")
+        return int(text)
+
+    return number
 
 
 def main(options: argparse.Namespace) -> None:

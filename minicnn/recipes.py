@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from minicnn.callbacks import Callback, ReduceLROnPlateau
 from minicnn.data import Augment
-from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D, Residual
+from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D
 from minicnn.losses import CrossEntropy
 from minicnn.model import Sequential
 from minicnn.optimizers import Adam, AdamW, Optimizer, RMSprop
@@ -56,18 +56,21 @@ class Recipe:
         )
 
 
-def _convolution(filters: int, stride: int = 1, activation: str | None = "relu") -> list[Layer]:
-    return [Conv2D(filters, 3, stride=stride, use_bias=False), BatchNorm(activation=activation)]
+def _convolution(filters: int) -> list[Layer]:
+    return [Conv2D(filters, 3, use_bias=False), BatchNorm(activation="relu")]
 
 
-def small_resnet(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
-    """Convolutions with batch normalisation at 28x28, 14x14 and 7x7 pixels, with residual blocks at the last two."""
+def small_vgg(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
+    """Five 3x3 convolutions with batch normalisation, at 28x28, 14x14 and 7x7 pixels, in the manner of Simonyan and
+    Zisserman (2014)."""
     return [
         *_convolution(a),
-        *_convolution(b, stride=2),
-        Residual(*_convolution(b), *_convolution(b, activation=None), activation="relu"),
-        *_convolution(c, stride=2),
-        Residual(*_convolution(c), *_convolution(c, activation=None), activation="relu"),
+        MaxPool2D(),
+        *_convolution(b),
+        *_convolution(b),
+        MaxPool2D(),
+        *_convolution(c),
+        *_convolution(c),
         GlobalMaxPool2D(),
         Dense(10),
     ]
@@ -93,7 +96,7 @@ def seed_network() -> list[Layer]:
 
 RECIPES = {
     "default": Recipe(
-        network=small_resnet,
+        network=small_vgg,
         epochs=3,
         batch_size=128,
         optimizers={"adamw": lambda: AdamW(4e-3, weight_decay=0.05), "adam": lambda: Adam(4e-3)},

@@ -107,14 +107,7 @@ class Script(Callback):
 def test_32_images_are_learnt_by_heart(sample, backend):
     minicnn.use_backend(backend)
     x, y = sample[0][:32], sample[1][:32]
-    layers = [
-        Conv2D(8, 3, stride=2, activation="relu"),
-        MaxPool2D(),
-        Flatten(),
-        Dense(32, activation="relu"),
-        Dense(10),
-    ]
-    model = Sequential(layers)
+    model = tiny()
     train(model, x, y, epochs=60, batch_size=16, optimizer=optimizers.Adam(5e-3))
     assert model.evaluate(x, y).accuracy == 1
 
@@ -327,16 +320,21 @@ def test_inputs_are_never_modified(sample):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64", ">f4"])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_images_of_any_real_type_and_layout_give_the_same_predictions(dtype, backend):
+def test_images_of_any_real_type_give_the_same_predictions(dtype, backend):
     minicnn.use_backend(backend)
-    x = np.random.default_rng(0).integers(0, 9, (6, 28, 28))
-    scale = 255 if dtype == "uint8" else 1
+    x = np.random.default_rng(0).integers(0, 9, (6, 28, 28, 1))
     model = Sequential([Flatten(), Dense(10)])
-    expected = model.predict(x / scale)
-    np.testing.assert_allclose(model.predict(x.astype(dtype)), expected, rtol=1e-3)
-    strided = np.repeat(x.astype(dtype), 2, axis=0)[::2, ..., None]
-    np.testing.assert_allclose(model.predict(strided), expected, rtol=1e-3)
-    np.testing.assert_allclose(model.predict(np.asfortranarray(strided)), expected, rtol=1e-3)
+    scale = 255 if dtype == "uint8" else 1
+    np.testing.assert_allclose(model.predict(x.astype(dtype)), model.predict(x / scale), rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_images_of_any_layout_give_the_same_predictions(sample, backend):
+    minicnn.use_backend(backend)
+    x = sample[0][:6]
+    model = Sequential([Flatten(), Dense(10)])
+    np.testing.assert_array_equal(model.predict(np.asfortranarray(x)), model.predict(x))
+    np.testing.assert_array_equal(model.predict(sample[0][10::-2]), model.predict(sample[0][10::-2].copy()))
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -345,7 +345,8 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
     dtype = x.dtype
     windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
     back = backward_windows(x.shape[1:], dy.shape[1:], (kh, kw), stride, padding, dilation)
-    width, dx_width = panel_width(f // groups, dtype), panel_width(c, dtype)
+    width = panel_width(f // groups, dtype)
+    dx_width = panel_width(c, dtype) if need_dx else width
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
     partial = scratch("partial", (tasks, groups, -(-(f // groups) // width), kh * kw * c, width), dtype)
     sums = scratch("db", (tasks, f), dtype)

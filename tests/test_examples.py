@@ -1,0 +1,226 @@
+"""The examples, run as a reader runs them, and the recipes behind them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import optimizers
+from minicnn.callbacks import ReduceLROnPlateau
+from minicnn.data import load_fashion_mnist, save_csv
+from minicnn.recipes import RECIPES
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TRAIN = EXAMPLES / "train_fmnist.py"
+PICTURES = ["augmentation.png", "confusion.png", "curves.png", "errors.png", "filters.png"]
+
+
+@pytest.fixture(autouse=True)
+def default_backend():
+    yield
+    minicnn.use_backend("numba")
+
+
+@pytest.fixture(scope="module")
+def csv_files(tmp_path_factory):
+    """A few of the sample's images in Kaggle's form, in a path that needs quoting."""
+    folder = tmp_path_factory.mktemp("größere Daten")
+    data = load_fashion_mnist("sample", verbose=False)
+    paths = folder / "train it.csv", folder / "test it.csv"
+    save_csv(paths[0], data.train_images[:200], data.train_labels[:200])
+    save_csv(paths[1], data.test_images[:60], data.test_labels[:60])
+    return paths
+
+
+def run(script, *arguments, folder):
+    """Run an example somewhere else, with no display and no settings for Matplotlib."""
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND", "MINICNN_DATA")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+
+
+def train(folder, *arguments):
+    """Train with results in a path with a space and an umlaut; returns (folder, metrics, standard output)."""
+    out = folder / "ein läuf" / "results"
+    done = run(TRAIN, *arguments, "--epochs", "1", "--out", out.relative_to(folder), folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert {file.name for file in out.iterdir()} == {"metrics.json", "history.csv", "model.npz", *PICTURES}
+    return out, json.loads((out / "metrics.json").read_text()), done.stdout
+
+
+def check_results(out, metrics, images):
+    """What every run must leave behind."""
+    assert metrics["dataset"]["images"] == images
+    assert metrics["dataset"]["is_sample"] is True
+    assert metrics["dataset"]["name"] == "Fashion-MNIST sample"
+    for share in ("train_accuracy", "validation_accuracy", "test_accuracy"):
+        assert 0 <= metrics[share] <= 1
+    assert 0 < metrics["test_loss"] < math.inf
+    assert 0 < metrics["seconds_per_epoch"] < metrics["total_seconds"]
+    assert sum(c["support"] for c in metrics["per_class"].values()) == images["test"]
+    with open(out / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1"]
+    assert float(rows[0]["accuracy"]) == metrics["train_accuracy"]
+    assert float(rows[0]["val_accuracy"]) == metrics["validation_accuracy"]
+    for picture in PICTURES:
+        assert (out / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+FIELDS = {
+    *("dataset", "recipe", "seed", "epochs", "parameters", "macs", "train_accuracy", "validation_accuracy"),
+    *("test_accuracy", "test_loss", "per_class", "seconds_per_epoch", "total_seconds"),
+}
+
+
+def test_training_leaves_figures_pictures_and_a_model_that_scores_the_same(tmp_path, csv_files):
+    arguments = ["--train-csv", csv_files[0], "--test-csv", csv_files[1], "--backend", "numpy", "--seed", "3"]
+    out, metrics, said = train(tmp_path, *arguments)
+    check_results(out, metrics, {"train": 190, "validation": 10, "test": 60})
+    assert set(metrics) >= FIELDS
+    assert (metrics["recipe"], metrics["seed"], metrics["epochs"]) == ("default", 3, 1)
+    assert csv_files[0].name in metrics["dataset"]["source"]
+    assert list(metrics["per_class"]) == list(minicnn.data.CLASS_NAMES)
+    assert "THE SCORE IS THAT OF A SMALL SAMPLE" in said
+
+    minicnn.use_backend("numpy")
+    model = minicnn.load(out / "model.npz")
+    data = load_fashion_mnist(train_csv=csv_files[0], test_csv=csv_files[1], verbose=False)
+    found = model.evaluate(data.test_images, data.test_labels)
+    assert found.accuracy == metrics["test_accuracy"]
+    assert found.loss == pytest.approx(metrics["test_loss"], rel=1e-5)
+    assert (model.parameter_count, model.macs) == (metrics["parameters"], metrics["macs"])
+
+
+def test_the_seed_recipe_trains_with_either_optimizer(tmp_path, csv_files):
+    arguments = ["--train-csv", csv_files[0], "--test-csv", csv_files[1], "--backend", "numpy", "--recipe", "seed"]
+    out, metrics, _ = train(tmp_path, *arguments, "--optimizer", "adam", "--batch-size", "100")
+    check_results(out, metrics, {"train": 180, "validation": 20, "test": 60})
+    assert (metrics["recipe"], metrics["optimizer"], metrics["parameters"]) == ("seed", "adam", 887_530)
+
+
+@pytest.mark.slow
+def test_the_bundled_sample_trains_on_compiled_kernels(tmp_path):
+    out, metrics, _ = train(tmp_path, "--data", "sample")
+    check_results(out, metrics, {"train": 1900, "validation": 100, "test": 1000})
+    assert (metrics["dataset"]["source"], metrics["backend"]) == ("bundled sample", "numba")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Mistakes: one line, and no traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "error: nowhere: no such folder; the source is 'auto', 'sample' or a folder"),
+        (["--train-csv", "train.csv"], "error: train_csv is train.csv, test_csv is None: expected both or neither"),
+        (["--train-csv", "a.csv", "--test-csv", "b.csv"], "error: a.csv: cannot be read: No such file"),
+        (["--data", "sample", "--threads", "1000"], "error: threads: got 1000, expected 1 to "),
+        (["--data", "sample", "--out", "a file"], "error: [Errno 17] File exists: 'a file'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(TRAIN), *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(TRAIN), run_name="__main__")
+    assert str(caught.value.code).startswith(message)  # Python prints it to stderr, and exits with 1
+    assert len(str(caught.value.code).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: got 0, expected a whole number of at least 1"),
+        (["--epochs", "two"], "argument --epochs: got two, expected a whole number of at least 1"),
+        (["--batch-size", "-5"], "argument --batch-size: got -5, expected"),
+        (["--threads", "1.5"], "argument --threads: got 1.5, expected"),
+        (["--seed", "-1"], "argument --seed: got -1, expected a whole number of at least 0"),
+        (["--recipe", "best"], "argument --recipe: invalid choice: 'best'"),
+        (["--backend", "cuda"], "argument --backend: invalid choice: 'cuda'"),
+        (["--optimizer", "sgd"], "--optimizer: got sgd; for recipe default: default: adamw, adam; seed: rmsprop, adam"),
+    ],
+)
+def test_a_wrong_flag_is_told_behind_the_usage(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(TRAIN), *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(TRAIN), run_name="__main__")
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_mistake_ends_the_process_with_a_code_and_no_traceback(tmp_path):
+    done = run(TRAIN, "--data", "no such folder ü", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: no such folder ü: no such folder; the source is 'auto', 'sample' or a folder"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The other examples, and the recipes
+
+
+def test_write_a_layer_runs(tmp_path):
+    done = run(EXAMPLES / "write_a_layer.py", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Swish: the gradient is right" in done.stdout
+    assert "WrongSwish: the gradient is WRONG" in done.stdout
+    assert "accuracy on the sample's test images: " in done.stdout
+
+
+def test_check_gradients_finds_all_right(tmp_path):
+    done = run(EXAMPLES / "check_gradients.py", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "all right"
+    assert "WRONG" not in done.stdout
+
+
+def test_check_gradients_knows_every_layer():
+    cases = runpy.run_path(str(EXAMPLES / "check_gradients.py"))["cases"]()
+    assert {type(layer).__name__ for layer, _ in cases} == set(minicnn.layers.__all__) - {"Layer"}
+
+
+def test_the_seed_network_is_the_notebooks():
+    recipe = RECIPES["seed"]
+    model = recipe.model()
+    assert model.parameter_count == 887_530
+    assert (recipe.batch_size, recipe.validation, recipe.epochs) == (86, 0.1, 3)
+    augment = recipe.augment
+    assert (augment.rotation, augment.zoom, augment.shift) == (10, 0.1, 0.1)
+    assert augment.horizontal_flip
+    assert augment.vertical_flip
+    optimizer = recipe.optimizers["rmsprop"]()
+    assert isinstance(optimizer, optimizers.RMSprop)
+    assert (optimizer.learning_rate, optimizer.rho) == (1e-3, 0.9)
+    [plateau] = recipe.callbacks()
+    assert isinstance(plateau, ReduceLROnPlateau)
+    assert (plateau.patience, plateau.factor, plateau.min_rate) == (3, 0.5, 1e-5)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_build_what_they_announce(name):
+    recipe = RECIPES[name]
+    one, same, other = recipe.model(1), recipe.model(1), recipe.model(2)
+    assert one.output_shapes[-1] == (10,)
+    np.testing.assert_array_equal(one.parameters.values, same.parameters.values)
+    assert not np.array_equal(one.parameters.values, other.parameters.values)
+    for make in recipe.optimizers.values():
+        assert make() is not make()
+        schedule = recipe.schedule(make().learning_rate, 100)
+        assert max(schedule(step) for step in range(100)) == pytest.approx(make().learning_rate)
