@@ -22,6 +22,7 @@ def backend(request):
 
 
 H, W, C = 9, 7, 2
+ALL = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, vertical_flip=True, crop_padding=1, erase=2)
 IMAGES = (
     np.random.default_rng(0).integers(1, 256, (5, H, W, C)).astype(np.uint8)
 )  # no 0: that is what comes from outside
@@ -146,6 +147,23 @@ def test_zooms_lie_in_their_range():
     np.testing.assert_array_equal(matrix[:, 0, 0], matrix[:, 1, 1])
 
 
+def test_shifts_go_up_and_sideways_independently():
+    matrix, _ = Augment(shift=0.2).draw(2000, (H, W), np.random.default_rng(0))
+    rows, columns = matrix[:, 0, 2], matrix[:, 1, 2]
+    for offsets, extent in ((rows, H), (columns, W)):
+        assert 0.19 * extent < np.abs(offsets).max() <= 0.2 * extent
+        assert offsets.mean() == pytest.approx(0, abs=0.01 * extent)
+    assert np.corrcoef(rows, columns)[0, 1] == pytest.approx(0, abs=0.1)
+
+
+def test_no_mixture_shears_or_stretches_the_picture():
+    linear = ALL.draw(500, (H, W), np.random.default_rng(0))[0][:, :, :2]
+    square = linear @ linear.transpose(0, 2, 1)
+    np.testing.assert_allclose(square[:, 0, 1], 0, atol=1e-12)
+    np.testing.assert_allclose(square[:, 0, 0], square[:, 1, 1], rtol=1e-12)
+    assert {-1, 1} == set(np.sign(np.linalg.det(linear)))  # one flip mirrors, two or none do not
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     st.builds(
@@ -206,9 +224,6 @@ def test_erasing_works_together_with_moving():
 
 # ---------------------------------------------------------------------------------------------------------------
 # What is drawn
-
-
-ALL = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, vertical_flip=True, crop_padding=1, erase=2)
 
 
 def test_every_image_is_changed_on_its_own():
