@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from functools import partial
 
 import numpy as np
 from nets import NETS
@@ -358,10 +359,10 @@ def serve(name: str, threads: int) -> None:
             for _ in range(3):
                 contestant.train(x, y)
         elif command["do"] == "train":
-            answer = {"seconds": timed(lambda: contestant.train(x, y), command["seconds"])}
+            answer = {"seconds": timed(partial(contestant.train, x, y), command["seconds"])}
         elif command["do"] == "infer":
             contestant.infer(many)
-            answer = {"seconds": timed(lambda: contestant.infer(many), command["seconds"])}
+            answer = {"seconds": timed(partial(contestant.infer, many), command["seconds"])}
         elif command["do"] == "peak":
             from minicnn.ops.kernels.peak import peak
 

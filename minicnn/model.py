@@ -46,12 +46,8 @@ class Sequential:
     ):
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
-        self.layers, self.input_shape, self.seed, self.dtype = (
-            list(layers),
-            tuple(input_shape),
-            seed,
-            str(dtype),
-        )
+        self.layers, self.input_shape = list(layers), tuple(input_shape)
+        self.seed, self.dtype = seed, str(dtype)
         self.mean, self.deviation = None, None  # of the training images' pixels, on a scale of 0 to 1
         self._lock = threading.RLock()
         self._build()
@@ -62,6 +58,8 @@ class Sequential:
         everything = self.all_layers()
         if len({id(layer) for layer in everything}) != len(everything):
             raise ValueError("layers: one layer object stands in two places; make a layer for each place")
+        if any(w.value is not None for layer in everything for w in layer.weights()):
+            raise ValueError("layers: got one that belongs to another model; make new layers for each model")
         self.parameters = Parameters(self.dtype)
         counts: dict[str, int] = {}
         shape, self.output_shapes = self.input_shape, []
@@ -74,7 +72,10 @@ class Sequential:
         for i, layer in enumerate(everything):
             if isinstance(layer, Dropout):
                 layer.seed = (self.seed, i)
-            layer.needs_dx = layer is not self.layers[0]
+        learning = [any(inner.weights() for inner in layer.layers()) for layer in self.layers]
+        self.first = learning.index(True) if True in learning else 0  # nothing before it needs a gradient
+        for i, layer in enumerate(self.layers):
+            layer.needs_dx = i != self.first
         if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_states):
             raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
         self.parameters.allocate(np.random.default_rng(self.seed))
@@ -98,11 +99,10 @@ class Sequential:
                 layer.saved = None
         return x
 
-    def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        """From dLoss/doutputs to every gradient, in `parameters.grads`; dLoss/dinput where the first layer gives it."""
-        for layer in reversed(self.layers):
+    def backward(self, dy: np.ndarray) -> None:
+        """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`."""
+        for layer in reversed(self.layers[self.first :]):
             dy = layer.backward(dy)
-        return dy
 
     # -- use -----------------------------------------------------------------------------------------------------
 

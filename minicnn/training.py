@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from minicnn import losses, optimizers, schedules
 from minicnn.callbacks import Callback
-from minicnn.errors import DivergedError
+from minicnn.errors import DivergedError, ShapeError
 from minicnn.model import Sequential, hits
 from minicnn.ops.kernels.threads import say_when_compiling
 
@@ -77,7 +77,7 @@ def fit(
 
     optimizer and loss are names or objects; schedule is a function from the step to the learning rate (see schedules.py),
     by default the optimizer's own rate throughout; augment is a `minicnn.data.Augment`; validation_data is (images,
-    targets), scored after every epoch; class_weight weighs the classes in a cross-entropy given by name; seed draws the
+    targets), scored after every epoch; class_weight weighs the classes in the training loss; seed draws the
     order and the augmentation. Returns the History.
 
     Raises DataError or ShapeError for input that does not fit, and DivergedError when the loss or the weights are no
@@ -85,7 +85,7 @@ def fit(
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"got epochs={epochs!r}, batch_size={batch_size!r}, expected at least 1")
-    loss = losses.get(loss)
+    loss = plain_loss = losses.get(loss)
     if class_weight is not None:
         if not isinstance(loss, losses.CrossEntropy):
             raise ValueError("class_weight: got a loss that does not classify, expected cross-entropy")
@@ -96,9 +96,12 @@ def fit(
     if validation_data is not None:
         held_out = model.check_images(validation_data[0])
         validation_data = held_out, model.check_targets(validation_data[1], len(held_out), loss)
+    if augment is not None and x.ndim != 4:
+        raise ShapeError(f"augment: got images of shape {x.shape}, expected (n, h, w, c)")
     model.learn_scale(x)
     optimizer = optimizers.get(optimizer)
     run = Run(model, optimizer, epochs, History())
+    model.history = run.history  # as in Keras; it survives an interrupted run
     schedule = schedule or schedules.constant(optimizer.learning_rate)
     callbacks = list(callbacks)
     with say_when_compiling(verbose):
@@ -107,7 +110,7 @@ def fit(
         try:
             while run.epoch < epochs and not run.stop:
                 _epoch(run, x, y, batch_size, loss, schedule, augment, seed, callbacks, verbose)
-                _finish_epoch(run, validation_data, batch_size, loss, verbose)
+                _finish_epoch(run, validation_data, batch_size, plain_loss, verbose)
                 for callback in callbacks:
                     callback.on_epoch_end(run)
             if run.stop and verbose:
