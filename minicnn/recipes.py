@@ -99,7 +99,7 @@ RECIPES = {
         network=small_vgg,
         epochs=3,
         batch_size=128,
-        optimizers={"adamw": lambda: AdamW(4e-3, weight_decay=0.05), "adam": lambda: Adam(4e-3)},
+        optimizers={"adamw": lambda: AdamW(1e-2, weight_decay=0.05), "adam": lambda: Adam(1e-2)},
         schedule=one_cycle,
         augment=Augment(horizontal_flip=True),
         loss=CrossEntropy(label_smoothing=0.1),
