@@ -67,6 +67,7 @@ def main(options: argparse.Namespace) -> None:
     data = load_fashion_mnist(options.data, options.train_csv, options.test_csv)
     out = options.out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not stand beside this one's history
     recipe = RECIPES[options.recipe]
     train, validation = split(data.train_images, data.train_labels, recipe.validation, options.seed)
 

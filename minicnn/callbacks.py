@@ -103,8 +103,9 @@ class ReduceLROnPlateau(_Monitor):
 
     def on_epoch_end(self, run):
         if not self.improved(run) and self.waited >= self.patience:
-            least = min(1.0, self.min_rate / run.optimizer.learning_rate)
-            run.rate_scale, self.waited = max(run.rate_scale * self.factor, least), 0
+            rate = run.figures["learning_rate"]
+            lower = min(rate, max(rate * self.factor, self.min_rate))
+            run.rate_scale, self.waited = run.rate_scale * (lower / rate if rate else 1), 0
 
 
 class CSVLogger(Callback):

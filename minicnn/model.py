@@ -20,6 +20,7 @@ from minicnn.errors import DataError, ShapeError
 from minicnn.layers import Dropout, Layer, Softmax
 from minicnn.layers.base import positive
 from minicnn.parameters import Parameter, Parameters, State
+from minicnn.seeds import generator
 
 
 class Evaluation(NamedTuple):
@@ -73,12 +74,12 @@ class Sequential:
             if isinstance(layer, Dropout):
                 layer.seed = (self.seed, i)
         learning = [any(inner.weights() for inner in layer.layers()) for layer in self.layers]
-        self.first = learning.index(True) if True in learning else 0  # nothing before it needs a gradient
+        self.first = learning.index(True) if True in learning else 0
         for i, layer in enumerate(self.layers):
             layer.needs_dx = i != self.first
         if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_states):
             raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
-        self.parameters.allocate(np.random.default_rng(self.seed))
+        self.parameters.allocate(generator("weights", self.seed))
 
     def all_layers(self) -> list[Layer]:
         """Every layer, those inside residual blocks too."""
@@ -101,7 +102,7 @@ class Sequential:
 
     def backward(self, dy: np.ndarray) -> None:
         """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`."""
-        for layer in reversed(self.layers[self.first :]):
+        for layer in reversed(self.layers[self.first :]):  # nothing before the first weights needs a gradient
             dy = layer.backward(dy)
 
     # -- use -----------------------------------------------------------------------------------------------------
@@ -117,9 +118,13 @@ class Sequential:
         return y
 
     def predict(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """The probability of each class: (n, classes)."""
+        """The probability of each class: (n, classes), the softmax of `outputs`. For a regression, take `outputs`."""
         y = self.outputs(x, batch_size)
-        return y if isinstance(self.layers[-1], Softmax) else ops.softmax(y)
+        return y if self._gives_probabilities() else ops.softmax(y)
+
+    def _gives_probabilities(self) -> bool:
+        last = self.layers[-1]
+        return isinstance(last, Softmax) or getattr(last, "activation", None) == "softmax"
 
     def predict_classes(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """The most probable class of each image: (n,) int64."""
@@ -131,11 +136,8 @@ class Sequential:
         self.check_loss(loss)
         y = self.check_targets(y, len(x), loss)
         outputs = self.outputs(x, batch_size)
-        total = sum(
-            loss(outputs[i : i + batch_size], y[i : i + batch_size])[0] * len(y[i : i + batch_size])
-            for i in range(0, len(y), batch_size)
-        )
-        return Evaluation(total / len(y), hits(outputs, y) / len(y) if loss.classifies else float("nan"))
+        accuracy = count_correct(outputs, y) / len(y) if loss.classifies else float("nan")
+        return Evaluation(loss(outputs, y)[0], accuracy)
 
     # -- input ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Sequential:
 
     def check_loss(self, loss) -> None:
         """Refuse a cross-entropy, which takes logits, behind a Softmax, which gives probabilities."""
-        if isinstance(loss, losses.CrossEntropy) and isinstance(self.layers[-1], Softmax):
+        if isinstance(loss, losses.CrossEntropy) and self._gives_probabilities():
             raise ValueError("loss: cross-entropy takes logits; leave out the last Softmax, predict() applies it")
         if loss.classifies and len(self.output_shapes[-1]) != 1:
             shape = self.output_shapes[-1]
@@ -211,18 +213,37 @@ class Sequential:
 
     # -- training, weights and files -----------------------------------------------------------------------------
 
-    def fit(self, x, y, **options):
-        """Train on images and targets; returns the History. The arguments are those of `minicnn.training.fit`."""
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        epochs: int = 1,
+        batch_size: int = 128,
+        optimizer="adam",
+        loss="cross_entropy",
+        schedule=None,
+        augment=None,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        callbacks=(),
+        class_weight=None,
+        seed: int = 0,
+        verbose: bool = True,
+    ):
+        """Train on images and targets; returns the History. See `minicnn.training.fit`."""
         from minicnn.training import fit
 
-        return fit(self, x, y, **options)
+        settings = (optimizer, loss, schedule, augment, validation_data, callbacks, class_weight)
+        return fit(self, x, y, epochs, batch_size, *settings, seed, verbose)
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all arrays, layer by layer, in Keras' order and shapes: kernel, bias; gamma, beta, mean, variance."""
         return [w.value.copy() for w in self.arrays().values()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Take the arrays of `get_weights`, all or none of them."""
+        """Take the arrays of `get_weights`, all or none of them.
+
+        The scale of uint8 input (`mean` and `deviation`) is not among them; `save` and `load` keep it too.
+        """
         own = self.arrays()
         if len(weights) != len(own):
             raise ShapeError(f"weights: got {len(weights)} arrays, expected {len(own)}")
@@ -280,10 +301,10 @@ class Sequential:
     def __setstate__(self, state):
         vars(self).update(state)
         self._lock = threading.RLock()
-        self.parameters.hand_out()
+        self.parameters.make_views()
 
 
-def hits(outputs: np.ndarray, targets: np.ndarray) -> int:
+def count_correct(outputs: np.ndarray, targets: np.ndarray) -> int:
     """How many outputs are largest where the target is."""
     truth = targets if targets.ndim == 1 else targets.argmax(axis=-1)
     return int((outputs.argmax(axis=-1) == truth).sum())

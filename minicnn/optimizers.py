@@ -27,12 +27,14 @@ class Optimizer:
         if weight_decay < 0 or (clip_norm is not None and not clip_norm > 0):
             raise ValueError(f"got weight_decay={weight_decay!r}, clip_norm={clip_norm!r}, expected positive numbers")
         self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
+        self.parameters: Parameters | None = None
         self.steps = 0
         self.state: dict[str, np.ndarray] = {}
 
     def step(self, parameters: Parameters, rate: float | None = None) -> None:
         """Move `parameters.values` one step against `parameters.grads`, at this rate instead of learning_rate."""
-        if (not self.state and self.moments) or any(len(v) != len(parameters.values) for v in self.state.values()):
+        if self.parameters is not parameters:  # moments belong to one model's weights
+            self.parameters = parameters
             self.state = {name: np.zeros_like(parameters.values) for name in self.moments}
             self.steps = 0
         self.steps += 1

@@ -61,13 +61,13 @@ class Parameters:
         size = sum(math.prod(p.shape) for p in self.parameters)
         self.values, self.grads = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
         self.states = np.zeros(sum(math.prod(s.shape) for s in self.all_states), self.dtype)
-        self.hand_out()
+        self.make_views()
         for p in self.parameters:
             p.value[...] = p.initialize(p.shape, rng)
         for s in self.all_states:
             s.value[...] = s.fill
 
-    def hand_out(self) -> None:
+    def make_views(self) -> None:
         """Point every array at its place in the vectors."""
         order = sorted(self.parameters, key=lambda p: not p.decay)
         self.decayed = sum(math.prod(p.shape) for p in order if p.decay)

@@ -12,6 +12,7 @@ Every random number comes from (seed, epoch, batch), so that a run can be repeat
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
@@ -24,8 +25,9 @@ from tqdm import tqdm
 from minicnn import losses, optimizers, schedules
 from minicnn.callbacks import Callback
 from minicnn.errors import DivergedError, ShapeError
-from minicnn.model import Sequential, hits
-from minicnn.ops.kernels.threads import say_when_compiling
+from minicnn.layers.base import positive
+from minicnn.model import Sequential, count_correct
+from minicnn.seeds import generator
 
 
 class History(dict):
@@ -83,13 +85,17 @@ def fit(
     Raises DataError or ShapeError for input that does not fit, and DivergedError when the loss or the weights are no
     longer finite. Ctrl-C leaves the model with the weights it has, and passes on.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"got epochs={epochs!r}, batch_size={batch_size!r}, expected at least 1")
+    epochs, batch_size, callbacks = positive(epochs, "epochs"), positive(batch_size, "batch_size"), list(callbacks)
+    if schedule is not None and not callable(schedule):
+        raise ValueError(f"schedule: got {schedule!r}, expected a function from the step to the learning rate")
+    if augment is not None and not hasattr(augment, "draw"):
+        raise ValueError(f"augment: got {augment!r}, expected an Augment")
     loss = plain_loss = losses.get(loss)
     if class_weight is not None:
         if not isinstance(loss, losses.CrossEntropy):
             raise ValueError("class_weight: got a loss that does not classify, expected cross-entropy")
-        loss = losses.CrossEntropy(loss.label_smoothing, class_weight)
+        loss = copy.copy(loss)
+        loss.class_weight = class_weight
     model.check_loss(loss)
     x = model.check_images(x)
     y = model.check_targets(y, len(x), loss)
@@ -103,44 +109,44 @@ def fit(
     run = Run(model, optimizer, epochs, History())
     model.history = run.history  # as in Keras; it survives an interrupted run
     schedule = schedule or schedules.constant(optimizer.learning_rate)
-    callbacks = list(callbacks)
-    with say_when_compiling(verbose):
-        for callback in callbacks:
-            callback.on_train_begin(run)
-        try:
-            while run.epoch < epochs and not run.stop:
-                _epoch(run, x, y, batch_size, loss, schedule, augment, seed, callbacks, verbose)
-                _finish_epoch(run, validation_data, batch_size, plain_loss, verbose)
-                for callback in callbacks:
-                    callback.on_epoch_end(run)
-            if run.stop and verbose:
-                print(f"stopped after epoch {run.epoch}: {run.stop}")
-        finally:
+    for callback in callbacks:
+        callback.on_train_begin(run)
+    try:
+        while run.epoch < epochs and not run.stop:
+            _epoch(run, x, y, batch_size, loss, schedule, augment, seed, callbacks, verbose)
+            _finish_epoch(run, validation_data, batch_size, plain_loss, verbose)
             for callback in callbacks:
-                callback.on_train_end(run)
+                callback.on_epoch_end(run)
+        if run.stop and verbose:
+            print(f"stopped after epoch {run.epoch}: {run.stop}")
+    finally:
+        for callback in callbacks:
+            callback.on_train_end(run)
     return run.history
 
 
 def _epoch(run, x, y, batch_size, loss, schedule, augment, seed, callbacks, verbose) -> None:
     """One walk through the training data."""
     model, start = run.model, time.perf_counter()
-    order = np.random.default_rng([seed, run.epoch]).permutation(len(x))
+    order = generator("order", seed, run.epoch).permutation(len(x))
     total, right, seen = 0.0, 0, 0
     label = f"epoch {run.epoch + 1}/{run.epochs}"
     with tqdm(total=len(x), desc=label, unit="img", leave=False, disable=None if verbose else True) as bar:
         for batch, i in enumerate(range(0, len(x), batch_size)):
             index = order[i : i + batch_size]
-            moves = (None, None)
+            matrix, holes = None, None
             if augment is not None:
-                moves = augment.draw(len(index), x.shape[1:3], np.random.default_rng([seed, run.epoch, batch]))
+                rng = generator("augmentation", seed, run.epoch, batch)
+                matrix, holes = augment.draw(len(index), x.shape[1:3], rng)
             rate = schedule(run.step) * run.rate_scale
-            value, outputs = train_step(run, model.batch(x, index, *moves), y[index], loss, rate)
+            value, outputs = train_step(run, model.batch(x, index, matrix, holes), y[index], loss, rate)
             total, seen = total + value * len(index), seen + len(index)
-            right += hits(outputs, y[index]) if loss.classifies else 0
+            right += count_correct(outputs, y[index]) if loss.classifies else 0
             for callback in callbacks:
                 callback.on_step_end(run)
             bar.update(len(index))
-            bar.set_postfix(loss=f"{total / seen:.4f}", accuracy=f"{right / seen:.4f}", refresh=False)
+            figures = {"loss": f"{total / seen:.4f}"} | ({"accuracy": f"{right / seen:.4f}"} if loss.classifies else {})
+            bar.set_postfix(figures, refresh=False)
     run.figures = {"loss": total / seen}
     if loss.classifies:
         run.figures["accuracy"] = right / seen
@@ -168,6 +174,8 @@ def _finish_epoch(run, validation_data, batch_size, loss, verbose) -> None:
         raise DivergedError(f"weights: got NaN or infinity after step {run.step - 1} (epoch {run.epoch + 1})")
     if validation_data is not None:
         value, accuracy = run.model.evaluate(*validation_data, max(batch_size, 256), loss)
+        if not math.isfinite(value):
+            raise DivergedError(f"val_loss: got {value} after step {run.step - 1} (epoch {run.epoch + 1})")
         run.figures["val_loss"] = value
         if loss.classifies:
             run.figures["val_accuracy"] = accuracy

@@ -106,7 +106,7 @@ def test_pyplot_is_never_imported():
 
 def test_a_failed_save_keeps_the_old_picture(tmp_path, monkeypatch):
     def write_half(figure, path, **options):
-        path.write_bytes(PNG)
+        path.write(PNG)
         raise OSError("disk full")
 
     path = tmp_path / "curves.png"

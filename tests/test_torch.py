@@ -71,7 +71,7 @@ def agree(layer, x, module, arrays=()):
     np.testing.assert_allclose(y, channels_last(expected.detach().numpy()), rtol=1e-9, atol=1e-12)
     dy = normal(*y.shape, seed=1)
     expected.backward(tensor(channels_first(dy)))
-    np.testing.assert_allclose(model.backward(dy), channels_last(theirs.grad.numpy()), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(layer.backward(dy), channels_last(theirs.grad.numpy()), rtol=1e-9, atol=1e-12)
     for w, (name, parameter, turn) in zip(own, arrays, strict=True):
         np.testing.assert_allclose(turn(w.grad), parameter.grad.numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
     return model

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicnn import ops
+from minicnn.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class Augment:
     def preview(self, images: np.ndarray, count: int = 8, seed: int = 0) -> np.ndarray:
         """`count` versions of each image (k, h, w, c), as floats of the same scale: (k, count, h, w, c)."""
         k, channels = len(images), images.shape[-1]
-        matrix, holes = self.draw(k * count, images.shape[1:3], np.random.default_rng(seed))
+        matrix, holes = self.draw(k * count, images.shape[1:3], generator("augmentation", seed))
         index = np.repeat(np.arange(k), count)
-        made = ops.make_batch(images, index, matrix, holes, np.ones(channels), np.zeros(channels), "float32")
+        mean = np.zeros(channels, np.float32)
+        if self.erase:  # shifted to 0 and back, so that what is erased is the mean, as in training
+            mean[:] = images.mean(axis=(0, 1, 2))
+        made = ops.make_batch(images, index, matrix, holes, np.ones(channels), -mean, "float32") + mean
         return made.reshape(k, count, *images.shape[1:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn.errors import DataError
+from minicnn.seeds import generator
 
 
 def split(
@@ -26,7 +27,7 @@ def split(
     count = validation * n if isinstance(validation, (float, np.floating)) else validation
     if not (0 < count < n and 0 < round(count) < n):
         raise DataError(f"validation={validation} is {count} of {n} images, expected 1 to {n - 1}")
-    rng = np.random.default_rng(seed)
+    rng = generator("split", seed)
     chosen = np.zeros(n, dtype=bool)
     for label, take in _shares(labels, round(count)).items():
         chosen[rng.permutation(np.flatnonzero(labels == label))[:take]] = True

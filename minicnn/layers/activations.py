@@ -129,12 +129,12 @@ class WithActivation(Layer):
             raise ValueError(f"activation: got {activation!r}, expected None or one of {', '.join(BY_NAME)}")
         self.activation = activation
         self.relu = activation == "relu"
-        self.bend = BY_NAME[activation]() if activation and not self.relu else None
+        self.activation_layer = BY_NAME[activation]() if activation and not self.relu else None
 
     def activate(self, y: np.ndarray, training: bool) -> np.ndarray:
         """The end of forward."""
-        return y if self.bend is None else self.bend.forward(y, training)
+        return y if self.activation_layer is None else self.activation_layer.forward(y, training)
 
     def activate_backward(self, dy: np.ndarray) -> np.ndarray:
         """The beginning of backward."""
-        return dy if self.bend is None else self.bend.backward(dy)
+        return dy if self.activation_layer is None else self.activation_layer.backward(dy)

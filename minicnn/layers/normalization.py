@@ -7,6 +7,7 @@ import numpy as np
 from minicnn import initializers, ops
 from minicnn.layers.activations import WithActivation
 from minicnn.layers.base import Layer
+from minicnn.seeds import generator
 
 
 class BatchNorm(WithActivation):
@@ -39,14 +40,14 @@ class BatchNorm(WithActivation):
             y, mean, var = ops.batch_norm(x, gamma, beta, self.epsilon, self.relu, out=out)
             self.save(x, y, mean, var)
             m = x.size // x.shape[-1]
-            self._follow(self.mean.value, mean)
-            self._follow(self.variance.value, var * (m / max(1, m - 1)))
+            self._update_running(self.mean.value, mean)
+            self._update_running(self.variance.value, var * (m / max(1, m - 1)))
         else:
             scale = gamma / np.sqrt(self.variance.value + self.epsilon)
             y = ops.scale_shift(x, scale, beta - self.mean.value * scale, self.relu, out=out)
         return self.activate(y, training)
 
-    def _follow(self, running, batch):
+    def _update_running(self, running, batch):
         running *= self.momentum
         running += (1 - self.momentum) * batch
 
@@ -77,7 +78,7 @@ class Dropout(Layer):
     def forward(self, x, training=False):
         if not training:
             return x
-        key = int(np.random.SeedSequence([*self.seed, self.calls]).generate_state(1, np.uint64)[0])
+        key = int(generator("dropout", *self.seed, self.calls).integers(2**63))
         self.calls += 1
         self.save(key)
         return ops.dropout(x, self.rate, key, out=self.buffer("y", x.shape, x.dtype))

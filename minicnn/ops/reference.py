@@ -3,6 +3,12 @@
 Every function here has a twin of the same name and signature in `minicnn/ops/kernels`, which computes the same
 numbers faster. The tests hold the two equal, so what you read here is what runs.
 
+Backpropagation in five lines. A network is a chain of functions that ends in one number, the loss. We want to know how
+the loss changes when any number in the chain does: its derivative. Say a piece of the chain is a convolution of three
+pixels with two weights, y0 = a*x0 + b*x1 and y1 = a*x1 + b*x2, and we know dy0 and dy1, how the loss changes with y0 and
+y1. A change of a moves y0 by x0 and y1 by x1, so da = x0*dy0 + x1*dy1: contributions add. And x1 was read twice, by y0
+with weight b and by y1 with weight a, so dx1 = b*dy0 + a*dy1. All that follows is this, with more indices.
+
 Conventions. Activations are NHWC: (n images, h rows, w columns, c channels), channels side by side in memory.
 A gradient is named after what it belongs to: `dy` is dLoss/dy, an array of the shape of y. A `*_backward`
 function gets dy and gives dx by the chain rule; gradients of weights are written into the arrays `dw`, `db`.
@@ -19,6 +25,26 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 # ---------------------------------------------------------------------------------------------------------------
+# Dense
+
+
+def dense(x, w, b, relu=False, out=None):
+    """A fully connected layer: y = x @ w + b. x (n, c), w (c, f), b (f,) or None; y (n, f)."""
+    y = x @ w if b is None else x @ w + b
+    return np.maximum(y, 0) if relu else y
+
+
+def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
+    """The chain rule through `dense`: dw = x.T @ dy, db = sum of dy over the batch, dx = dy @ w.T."""
+    if relu:
+        dy = dy * (y > 0)
+    dw[...] = x.T @ dy
+    if db is not None:
+        db[...] = dy.sum(axis=0)
+    return dy @ w.T if need_dx else None
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # Windows: what convolution and pooling share
 
 
@@ -30,6 +56,7 @@ def windows(x, size, stride, padding, dilation=(1, 1), fill=0.0):
     padded = np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=fill)
     span = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
     view = sliding_window_view(padded, span, axis=(1, 2))  # (n, oh, ow, c, span, span)
+    # a window spans its gaps too: take every stride-th window, and of it every dilation-th row and column
     view = view[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
     return view.transpose(0, 1, 2, 4, 5, 3)
 
@@ -58,32 +85,35 @@ def add_windows(dwindows, x_shape, stride, padding, dilation=(1, 1)):
 def conv2d(x, w, b, stride, padding, dilation, groups, relu=False, out=None):
     """Convolution (cross-correlation, as in every framework): slide w over x, a dot product at each place.
 
-        y[n, i, j, f] = b[f] + sum over (p, q, c) of x[n, i*sh + p*dh - top, j*sw + q*dw - left, c] * w[p, q, c, f]
+        y[n, i, j, f] = b[f] + sum over (p, q, c) of
+                        padded[n, i*stride + p*dilation, j*stride + q*dilation, c] * w[p, q, c, f]
 
-    x (n, h, w, c), w (kh, kw, c/groups, f), b (f,) or None; y (n, oh, ow, f). Unfold each window into a row
-    ('im2col') and the whole is one matrix product: (n*oh*ow, kh*kw*c) times (kh*kw*c, f). With groups, channels and
-    filters are dealt into as many bundles, and each bundle of filters sees its own bundle of channels.
+    x (n, h, w, c), w (kh, kw, c/groups, f), b (f,) or None; y (n, oh, ow, f). It is `dense` on every window: lay each
+    window out as the row of a matrix ('im2col'), and the whole is one product, (n*oh*ow, kh*kw*c) times (kh*kw*c, f).
+    With groups, channels and filters are dealt into as many bundles, and each bundle of filters sees its own bundle of
+    channels.
     """
     if groups > 1:
         parts = zip(np.split(x, groups, axis=3), np.split(w, groups, axis=3), strict=True)
         y = np.concatenate([conv2d(xg, wg, None, stride, padding, dilation, 1) for xg, wg in parts], axis=3)
     else:
         kh, kw, c, f = w.shape
-        columns = windows(x, (kh, kw), stride, padding, dilation)
-        n, oh, ow = columns.shape[:3]
-        y = (columns.reshape(n * oh * ow, kh * kw * c) @ w.reshape(kh * kw * c, f)).reshape(n, oh, ow, f)
+        patches = windows(x, (kh, kw), stride, padding, dilation)
+        n, oh, ow = patches.shape[:3]
+        matrix = patches.reshape(n * oh * ow, kh * kw * c)  # here the view becomes a copy
+        y = (matrix @ w.reshape(kh * kw * c, f)).reshape(n, oh, ow, f)
     if b is not None:
         y = y + b
     return np.maximum(y, 0) if relu else y
 
 
 def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu=False, need_dx=True, out=None):
-    """The chain rule through `conv2d`. With columns = im2col(x), y = columns @ w + b, and so
+    """The chain rule through `conv2d`, that is, through y[place] = matrix[place] @ w + b, for every place.
 
-        db = sum of dy over all places        (b was added at every place)
-        dw = columns.T @ dy                   (each weight met its pixel once for every place)
-        dcolumns = dy @ w.T                   (each window's pixels met the weights once)
-        dx = dcolumns added back onto the pixels the windows were read from
+        db = sum of dy over all places     b was added at every place, and every place pulls at it
+        dw = matrix.T @ dy                 w[k] met the number matrix[place, k] at every place
+        dmatrix = dy @ w.T                 number k of a window met w[k, f] for every filter f
+        dx = dmatrix, each row added back onto the pixels of its window
 
     dw and db are overwritten (db may be None); dx is returned, or None where need_dx is False. With relu, y is
     the forward result: where it is 0 the gate was shut and nothing flows back.
@@ -101,20 +131,21 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
         ]
         return np.concatenate(dxs, axis=3) if need_dx else None
     kh, kw, c, f = w.shape
-    columns = windows(x, (kh, kw), stride, padding, dilation)
-    n, oh, ow = columns.shape[:3]
-    dy = dy.reshape(n * oh * ow, f)
-    dw[...] = (columns.reshape(n * oh * ow, kh * kw * c).T @ dy).reshape(w.shape)
+    patches = windows(x, (kh, kw), stride, padding, dilation)
+    n, oh, ow = patches.shape[:3]
+    matrix, dy = patches.reshape(n * oh * ow, kh * kw * c), dy.reshape(n * oh * ow, f)
+    dw[...] = (matrix.T @ dy).reshape(w.shape)
     if not need_dx:
         return None
-    dcolumns = dy @ w.reshape(kh * kw * c, f).T
-    return add_windows(dcolumns.reshape(n, oh, ow, kh, kw, c), x.shape, stride, padding, dilation)
+    dmatrix = dy @ w.reshape(kh * kw * c, f).T
+    return add_windows(dmatrix.reshape(n, oh, ow, kh, kw, c), x.shape, stride, padding, dilation)
 
 
 def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
     """A filter of its own for each channel: convolution with as many groups as channels.
 
-        y[n, i, j, c] = b[c] + sum over (p, q) of x[n, i*sh + p*dh - top, j*sw + q*dw - left, c] * w[p, q, c]
+        y[n, i, j, c] = b[c] + sum over (p, q) of
+                        padded[n, i*stride + p*dilation, j*stride + q*dilation, c] * w[p, q, c]
 
     w is (kh, kw, c).
     """
@@ -134,26 +165,6 @@ def depthwise_conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, re
     if not need_dx:
         return None
     return add_windows(np.einsum("nijc,pqc->nijpqc", dy, w), x.shape, stride, padding, dilation)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Dense
-
-
-def dense(x, w, b, relu=False, out=None):
-    """A fully connected layer: y = x @ w + b. x (n, c), w (c, f), b (f,) or None; y (n, f)."""
-    y = x @ w if b is None else x @ w + b
-    return np.maximum(y, 0) if relu else y
-
-
-def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
-    """The chain rule through `dense`: dw = x.T @ dy, db = sum of dy over the batch, dx = dy @ w.T."""
-    if relu:
-        dy = dy * (y > 0)
-    dw[...] = x.T @ dy
-    if db is not None:
-        db[...] = dy.sum(axis=0)
-    return dy @ w.T if need_dx else None
 
 
 # ---------------------------------------------------------------------------------------------------------------

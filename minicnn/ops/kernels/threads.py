@@ -16,7 +16,6 @@ import os
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 
@@ -93,29 +92,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextmanager
-def say_when_compiling(verbose: bool):
-    """Say so, once, when Numba has to compile a kernel: it takes seconds, and must not look like a hang."""
-    listener = _Announcer()
-    if verbose:
-        event.register("numba:compile", listener)
-    try:
-        yield
-    finally:
-        if verbose:
-            event.unregister("numba:compile", listener)
-
-
 class _Announcer(event.Listener):
+    """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
+
     said = False
 
     def on_start(self, event):
-        if not _Announcer.said:
-            _Announcer.said = True
+        ours = event.data["dispatcher"].py_func.__module__.startswith(__package__)
+        if ours and not self.said:
+            self.said = True
             print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
 
     def on_end(self, event):
         pass
+
+
+event.register("numba:compile", _Announcer())
 
 
 class _cache_folder:
@@ -139,7 +131,7 @@ def _writable_folder() -> str:
     name = f"kernels-{source.hexdigest()[:16]}"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     places = [config.CACHE_DIR, os.path.join(home, "minicnn")]
-    for place in filter(None, places):
+    for place in filter(os.path.isabs, places):
         folder = os.path.join(place, name)
         try:
             os.makedirs(folder, exist_ok=True)
