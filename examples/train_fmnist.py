@@ -85,6 +85,7 @@ def main(options: argparse.Namespace) -> None:
     )
     model.save(out / "model.npz")
 
+    # plain cross-entropy, without the label smoothing that the losses of training and validation may have
     test_loss, test_accuracy = model.evaluate(data.test_images, data.test_labels)
     probabilities = model.predict(data.test_images)
     predicted = probabilities.argmax(axis=1)

@@ -32,4 +32,3 @@ from minicnn.model import Sequential
 from minicnn.ops import get_threads, set_threads, use_backend
 
 __version__ = "0.1.0"
-__all__ = [name for name in dir() if not name.startswith("_")]

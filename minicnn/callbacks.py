@@ -9,25 +9,29 @@ from __future__ import annotations
 import csv
 import math
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minicnn.errors import DivergedError
 
+if TYPE_CHECKING:
+    from minicnn.training import Run
+
 
 class Callback:
     """The base: override what you need."""
 
-    def on_train_begin(self, run) -> None:
+    def on_train_begin(self, run: Run) -> None:
         """Before the first epoch."""
 
-    def on_step_end(self, run) -> None:
+    def on_step_end(self, run: Run) -> None:
         """After every step."""
 
-    def on_epoch_end(self, run) -> None:
+    def on_epoch_end(self, run: Run) -> None:
         """After every epoch, `run.figures` being complete."""
 
-    def on_train_end(self, run) -> None:
+    def on_train_end(self, run: Run) -> None:
         """After the last epoch, or on the way out after an error."""
 
 
@@ -37,10 +41,10 @@ class _Monitor(Callback):
     def __init__(self, monitor: str, min_delta: float = 0.0):
         self.monitor, self.min_delta = monitor, min_delta
 
-    def on_train_begin(self, run):
+    def on_train_begin(self, run: Run) -> None:
         self.best, self.waited = math.inf, 0
 
-    def improved(self, run) -> bool:
+    def improved(self, run: Run) -> bool:
         """Whether the figure is better than ever before in this run."""
         if self.monitor not in run.figures:
             have = ", ".join(run.figures)
@@ -59,18 +63,18 @@ class EarlyStopping(_Monitor):
         super().__init__(monitor, min_delta)
         self.patience, self.restore_best = patience, restore_best
 
-    def on_train_begin(self, run):
+    def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
         self.best_weights = None
 
-    def on_epoch_end(self, run):
+    def on_epoch_end(self, run: Run) -> None:
         parameters = run.model.parameters
         if self.improved(run):
             self.best_weights = parameters.values.copy(), parameters.states.copy()
         elif self.waited >= self.patience:
             run.stop = f"{self.monitor} has not improved for {self.waited} epochs"
 
-    def on_train_end(self, run):
+    def on_train_end(self, run: Run) -> None:
         if self.restore_best and self.best_weights is not None:
             run.model.parameters.values[:], run.model.parameters.states[:] = self.best_weights
 
@@ -82,7 +86,7 @@ class ModelCheckpoint(_Monitor):
         super().__init__(monitor)
         self.path, self.save_best_only = os.fspath(path), save_best_only
 
-    def on_epoch_end(self, run):
+    def on_epoch_end(self, run: Run) -> None:
         if not self.save_best_only or self.improved(run):
             run.model.save(self.path.replace("{epoch}", str(run.epoch)))
 
@@ -101,7 +105,7 @@ class ReduceLROnPlateau(_Monitor):
         super().__init__(monitor, min_delta)
         self.patience, self.factor, self.min_rate = patience, factor, min_rate
 
-    def on_epoch_end(self, run):
+    def on_epoch_end(self, run: Run) -> None:
         if not self.improved(run) and self.waited >= self.patience:
             rate = run.figures["learning_rate"]
             lower = min(rate, max(rate * self.factor, self.min_rate))
@@ -114,7 +118,7 @@ class CSVLogger(Callback):
     def __init__(self, path: str | os.PathLike):
         self.path = path
 
-    def on_epoch_end(self, run):
+    def on_epoch_end(self, run: Run) -> None:
         figures = {"epoch": run.epoch, **run.figures}
         with open(self.path, "w" if run.epoch == 1 else "a", newline="") as file:
             writer = csv.DictWriter(file, figures)
@@ -126,7 +130,7 @@ class CSVLogger(Callback):
 class StopOnNaN(Callback):
     """Check gradients and weights after every step, not only the loss: finds the step at which a run went wrong."""
 
-    def on_step_end(self, run):
+    def on_step_end(self, run: Run) -> None:
         for name in ("grads", "values"):
             if not np.isfinite(getattr(run.model.parameters, name)).all():
                 raise DivergedError(f"{name}: got NaN or infinity at step {run.step - 1} (epoch {run.epoch + 1})")

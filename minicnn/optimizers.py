@@ -106,9 +106,10 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
         clip_norm: float | None = None,
     ):
-        super().__init__(learning_rate, 0.0, clip_norm)
+        super().__init__(learning_rate, weight_decay, clip_norm)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def update(self, w, dw, mean, square, rate, decay, clip):
@@ -117,7 +118,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), by default 0.01."""
 
     def __init__(
         self,
@@ -128,8 +129,7 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
         clip_norm: float | None = None,
     ):
-        super().__init__(learning_rate, beta1, beta2, epsilon)
-        Optimizer.__init__(self, learning_rate, weight_decay, clip_norm)
+        super().__init__(learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm)
 
 
 BY_NAME = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}

@@ -14,13 +14,13 @@ from minicnn.layers.base import Layer
 class ReLU(Layer):
     """max(0, x). Where the result is 0 no gradient flows back."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = ops.relu(x, out=self.buffer("y", x.shape, x.dtype))
         if training:
             self.save(y)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (y,) = self.restore()
         return ops.relu_backward(dy, y, out=self.buffer("dx", dy.shape, dy.dtype))
 
@@ -31,12 +31,12 @@ class LeakyReLU(Layer):
     def __init__(self, slope: float = 0.01):
         self.slope = slope
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if training:
             self.save(x)
         return ops.leaky_relu(x, self.slope, out=self.buffer("y", x.shape, x.dtype))
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (x,) = self.restore()
         return ops.leaky_relu_backward(dy, x, self.slope, out=self.buffer("dx", dy.shape, dy.dtype))
 
@@ -44,13 +44,13 @@ class LeakyReLU(Layer):
 class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = ops.sigmoid(x, out=self.buffer("y", x.shape, x.dtype))
         if training:
             self.save(y)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (y,) = self.restore()
         return ops.sigmoid_backward(dy, y, out=self.buffer("dx", dy.shape, dy.dtype))
 
@@ -58,13 +58,13 @@ class Sigmoid(Layer):
 class Tanh(Layer):
     """The hyperbolic tangent."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = ops.tanh(x, out=self.buffer("y", x.shape, x.dtype))
         if training:
             self.save(y)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (y,) = self.restore()
         return ops.tanh_backward(dy, y, out=self.buffer("dx", dy.shape, dy.dtype))
 
@@ -72,12 +72,12 @@ class Tanh(Layer):
 class GELU(Layer):
     """x times the normal distribution's probability of a number below x, in its tanh form (Hendrycks and Gimpel, 2016)."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if training:
             self.save(x)
         return ops.gelu(x, out=self.buffer("y", x.shape, x.dtype))
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (x,) = self.restore()
         return ops.gelu_backward(dy, x, out=self.buffer("dx", dy.shape, dy.dtype))
 
@@ -85,12 +85,12 @@ class GELU(Layer):
 class SiLU(Layer):
     """x * sigmoid(x), also called swish (Elfwing, Uchibe and Doya, 2017)."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if training:
             self.save(x)
         return ops.silu(x, out=self.buffer("y", x.shape, x.dtype))
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (x,) = self.restore()
         return ops.silu_backward(dy, x, out=self.buffer("dx", dy.shape, dy.dtype))
 
@@ -98,13 +98,13 @@ class SiLU(Layer):
 class Softmax(Layer):
     """Probabilities along the last axis. A classifier trains on logits and needs none: `predict` applies it."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = ops.softmax(x, out=self.buffer("y", x.shape, x.dtype))
         if training:
             self.save(y)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (y,) = self.restore()
         return ops.softmax_backward(dy, y, out=self.buffer("dx", dy.shape, dy.dtype))
 

@@ -16,6 +16,7 @@ import inspect
 import numpy as np
 
 from minicnn.errors import ShapeError
+from minicnn.ops.shapes import output_size
 from minicnn.parameters import Parameter, Parameters, State
 
 
@@ -141,8 +142,8 @@ def check_padding(padding) -> str | tuple[int, int]:
 
 def window_output(layer, input_shape, size, stride, padding, dilation=(1, 1)) -> tuple[int, int]:
     """(rows, columns) of the output of a sliding window; a clear error where the window does not fit."""
-    spans = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
-    padded = [n + sum(p) for n, p in zip(input_shape[:2], padding, strict=True)]
-    if any(n < span for n, span in zip(padded, spans, strict=True)):
+    places = output_size(input_shape[:2], size, stride, padding, dilation)
+    if min(places) < 1:
+        spans = [d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True)]
         raise layer.shape_error(input_shape, f"at least {spans[0]}x{spans[1]} pixels after padding, for its window")
-    return tuple((n - span) // s + 1 for n, span, s in zip(padded, spans, stride, strict=True))
+    return places

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from minicnn import initializers, ops
 from minicnn.layers.activations import WithActivation
 from minicnn.layers.base import check_padding, pad_amounts, pair, positive, window_output
+from minicnn.parameters import Parameters
 
 
 class Conv2D(WithActivation):
@@ -41,7 +44,7 @@ class Conv2D(WithActivation):
         if self.filters % self.groups:
             raise ValueError(f"filters: got {filters}, expected a multiple of groups={groups}")
 
-    def build(self, input_shape, parameters):
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         if len(input_shape) != 3 or input_shape[2] % self.groups:
             multiple = f", c a multiple of groups={self.groups}" if self.groups > 1 else ""
             raise self.shape_error(input_shape, f"(h, w, c){multiple}")
@@ -55,7 +58,7 @@ class Conv2D(WithActivation):
         self.macs = size[0] * size[1] * self.kernel_size[0] * self.kernel_size[1] * c * self.filters
         return self.output_shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = ops.conv2d(
             *(x, self.w.value, self.b.value if self.b else None),
             *(self.stride, self.pads, self.dilation, self.groups, self.relu),
@@ -65,7 +68,7 @@ class Conv2D(WithActivation):
             self.save(x, y)
         return self.activate(y, training)
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         x, y = self.restore()
         return ops.conv2d_backward(
             *(self.activate_backward(dy), x, self.w.value, y, self.w.grad, self.b.grad if self.b else None),
@@ -94,7 +97,7 @@ class DepthwiseConv2D(WithActivation):
         self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
         self.set_activation(activation)
 
-    def build(self, input_shape, parameters):
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         if len(input_shape) != 3:
             raise self.shape_error(input_shape, "(h, w, c)")
         c = input_shape[2]
@@ -111,7 +114,7 @@ class DepthwiseConv2D(WithActivation):
         kh, kw, c, _ = shape
         return initializers.get(self.kernel_initializer)((kh, kw, 1, c), rng).reshape(shape)
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = ops.depthwise_conv2d(
             *(x, self.w.value[..., 0], self.b.value if self.b else None),
             *(self.stride, self.pads, self.dilation, self.relu),
@@ -121,7 +124,7 @@ class DepthwiseConv2D(WithActivation):
             self.save(x, y)
         return self.activate(y, training)
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         x, y = self.restore()
         w, dw = self.w.value[..., 0], self.w.grad[..., 0]
         return ops.depthwise_conv2d_backward(

@@ -7,6 +7,7 @@ import numpy as np
 from minicnn import initializers, ops
 from minicnn.layers.activations import WithActivation
 from minicnn.layers.base import Layer
+from minicnn.parameters import Parameters
 from minicnn.seeds import generator
 
 
@@ -26,7 +27,7 @@ class BatchNorm(WithActivation):
         self.momentum, self.epsilon = momentum, epsilon
         self.set_activation(activation)
 
-    def build(self, input_shape, parameters):
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         c = input_shape[-1:]
         self.gamma = parameters.add("gamma", c, initializers.ones)
         self.beta = parameters.add("beta", c, initializers.zeros)
@@ -34,7 +35,7 @@ class BatchNorm(WithActivation):
         self.variance = parameters.add_state("variance", c, 1.0)
         return input_shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         gamma, beta, out = self.gamma.value, self.beta.value, self.buffer("y", x.shape, x.dtype)
         if training:
             y, mean, var = ops.batch_norm(x, gamma, beta, self.epsilon, self.relu, out=out)
@@ -51,7 +52,7 @@ class BatchNorm(WithActivation):
         running *= self.momentum
         running += (1 - self.momentum) * batch
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         x, y, mean, var = self.restore()
         return ops.batch_norm_backward(
             *(self.activate_backward(dy), x, y, mean, var, self.gamma.value, self.epsilon),
@@ -75,7 +76,7 @@ class Dropout(Layer):
             raise ValueError(f"rate: got {rate!r}, expected 0 <= rate < 1")
         self.rate = rate
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if not training:
             return x
         key = int(generator("dropout", *self.seed, self.calls).integers(2**63))
@@ -83,6 +84,6 @@ class Dropout(Layer):
         self.save(key)
         return ops.dropout(x, self.rate, key, out=self.buffer("y", x.shape, x.dtype))
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (key,) = self.restore()
         return ops.dropout(dy, self.rate, key, out=self.buffer("dx", dy.shape, dy.dtype))

@@ -6,6 +6,7 @@ import numpy as np
 
 from minicnn import ops
 from minicnn.layers.base import Layer, check_padding, pad_amounts, pair, window_output
+from minicnn.parameters import Parameters
 
 
 class _Pool2D(Layer):
@@ -21,7 +22,7 @@ class _Pool2D(Layer):
         self.stride = self.size if stride is None else pair(stride, "stride")
         self.padding = check_padding(padding)
 
-    def build(self, input_shape, parameters):
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         if len(input_shape) != 3:
             raise self.shape_error(input_shape, "(h, w, c)")
         self.pads = pad_amounts(self.padding, self.size, self.stride, (1, 1), input_shape)
@@ -40,7 +41,7 @@ class MaxPool2D(_Pool2D):
     size and stride (default: size) are an int or a pair; padding is "valid", "same", an int or a pair, and never wins.
     """
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         shape = (len(x), *self.output_shape)
         index = np.uint8 if self.size[0] * self.size[1] <= 256 else np.int32
         out = self.buffer("y", shape, x.dtype), self.buffer("where", shape, index)
@@ -49,7 +50,7 @@ class MaxPool2D(_Pool2D):
             self.save(where, x.shape)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         where, x_shape = self.restore()
         out = self.buffer("dx", x_shape, dy.dtype)
         return ops.max_pool2d_backward(dy, where, x_shape, self.size, self.stride, self.pads, out=out)
@@ -58,13 +59,13 @@ class MaxPool2D(_Pool2D):
 class AveragePool2D(_Pool2D):
     """The mean of each window and channel, padding not counted; overlapping windows' gradients add up."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if training:
             self.save(x.shape)
         out = self.buffer("y", (len(x), *self.output_shape), x.dtype)
         return ops.average_pool2d(x, self.size, self.stride, self.pads, out=out)
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (x_shape,) = self.restore()
         out = self.buffer("dx", x_shape, dy.dtype)
         return ops.average_pool2d_backward(dy, x_shape, self.size, self.stride, self.pads, out=out)
@@ -73,7 +74,7 @@ class AveragePool2D(_Pool2D):
 class _GlobalPool2D(Layer):
     """What pools over the whole image share: (h, w, c) to (c,)."""
 
-    def build(self, input_shape, parameters):
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         if len(input_shape) != 3:
             raise self.shape_error(input_shape, "(h, w, c)")
         return (input_shape[2],)
@@ -82,12 +83,12 @@ class _GlobalPool2D(Layer):
 class GlobalAveragePool2D(_GlobalPool2D):
     """The mean of each channel."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if training:
             self.save(x.shape)
         return ops.global_average_pool2d(x, out=self.buffer("y", (len(x), x.shape[3]), x.dtype))
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (x_shape,) = self.restore()
         return ops.global_average_pool2d_backward(dy, x_shape, out=self.buffer("dx", x_shape, dy.dtype))
 
@@ -95,7 +96,7 @@ class GlobalAveragePool2D(_GlobalPool2D):
 class GlobalMaxPool2D(_GlobalPool2D):
     """The largest number of each channel."""
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         shape = (len(x), x.shape[3])
         y, where = ops.global_max_pool2d(
             x, out=(self.buffer("y", shape, x.dtype), self.buffer("where", shape, np.int32))
@@ -104,6 +105,6 @@ class GlobalMaxPool2D(_GlobalPool2D):
             self.save(where, x.shape)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         where, x_shape = self.restore()
         return ops.global_max_pool2d_backward(dy, where, x_shape, out=self.buffer("dx", x_shape, dy.dtype))

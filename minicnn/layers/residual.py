@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from minicnn import ops
 from minicnn.layers.activations import WithActivation
 from minicnn.layers.base import Layer
+from minicnn.parameters import Parameters
 
 
 class Residual(WithActivation):
@@ -17,7 +20,7 @@ class Residual(WithActivation):
         self.branch, self.projection = list(layers), projection
         self.set_activation(activation)
 
-    def config(self):
+    def config(self) -> dict:
         return {"layers": self.branch, "projection": self.projection, "activation": self.activation}
 
     def __repr__(self):
@@ -25,11 +28,11 @@ class Residual(WithActivation):
         told += [f"{k}={v!r}" for k, v in self.config().items() if k != "layers" and v is not None]
         return f"Residual({', '.join(told)})"
 
-    def layers(self):
+    def layers(self) -> list[Layer]:
         inner = [*self.branch, *([self.projection] if self.projection else [])]
         return [self, *(found for layer in inner for found in layer.layers())]
 
-    def build(self, input_shape, parameters):
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         for i, layer in enumerate(self.layers()[1:], 1):
             layer.name = f"{self.name or 'residual'}/{type(layer).__name__.lower()}_{i}"
         shape = input_shape
@@ -41,7 +44,7 @@ class Residual(WithActivation):
         self.macs = sum(layer.macs for layer in [*self.branch, *([self.projection] if self.projection else [])])
         return shape
 
-    def forward(self, x, training=False):
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         y = x
         for layer in self.branch:
             y = layer.forward(y, training)
@@ -51,7 +54,7 @@ class Residual(WithActivation):
             self.save(y)
         return self.activate(y, training)
 
-    def backward(self, dy):
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         (y,) = self.restore()
         dy = self.activate_backward(dy)
         if self.relu:

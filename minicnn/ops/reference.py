@@ -24,17 +24,31 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+Array = np.ndarray
+Pair = tuple[int, int]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
 # ---------------------------------------------------------------------------------------------------------------
 # Dense
 
 
-def dense(x, w, b, relu=False, out=None):
+def dense(x: Array, w: Array, b: Array | None, relu: bool = False, out: Array | None = None) -> Array:
     """A fully connected layer: y = x @ w + b. x (n, c), w (c, f), b (f,) or None; y (n, f)."""
     y = x @ w if b is None else x @ w + b
     return np.maximum(y, 0) if relu else y
 
 
-def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
+def dense_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    y: Array,
+    dw: Array,
+    db: Array | None,
+    relu: bool = False,
+    need_dx: bool = True,
+    out: Array | None = None,
+) -> Array | None:
     """The chain rule through `dense`: dw = x.T @ dy, db = sum of dy over the batch, dx = dy @ w.T."""
     if relu:
         dy = dy * (y > 0)
@@ -48,7 +62,7 @@ def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
 # Windows: what convolution and pooling share
 
 
-def windows(x, size, stride, padding, dilation=(1, 1), fill=0.0):
+def windows(x: Array, size: Pair, stride: Pair, padding: Padding, dilation: Pair = (1, 1), fill: float = 0.0) -> Array:
     """Every window of the padded images: a view (n, oh, ow, kh, kw, c) that copies nothing but the padding.
 
     Window [n, i, j] holds the padded pixels at rows i*stride + dilation*(0 .. kh-1), likewise for columns.
@@ -61,7 +75,9 @@ def windows(x, size, stride, padding, dilation=(1, 1), fill=0.0):
     return view.transpose(0, 1, 2, 4, 5, 3)
 
 
-def add_windows(dwindows, x_shape, stride, padding, dilation=(1, 1)):
+def add_windows(
+    dwindows: Array, x_shape: tuple[int, ...], stride: Pair, padding: Padding, dilation: Pair = (1, 1)
+) -> Array:
     """The transpose of `windows`: add every window's gradient onto the pixels it was read from.
 
     A pixel that several windows saw receives the sum of what they send; that is all that 'col2im' means.
@@ -82,7 +98,17 @@ def add_windows(dwindows, x_shape, stride, padding, dilation=(1, 1)):
 # Convolution
 
 
-def conv2d(x, w, b, stride, padding, dilation, groups, relu=False, out=None):
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    relu: bool = False,
+    out: Array | None = None,
+) -> Array:
     """Convolution (cross-correlation, as in every framework): slide w over x, a dot product at each place.
 
         y[n, i, j, f] = b[f] + sum over (p, q, c) of
@@ -107,7 +133,21 @@ def conv2d(x, w, b, stride, padding, dilation, groups, relu=False, out=None):
     return np.maximum(y, 0) if relu else y
 
 
-def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu=False, need_dx=True, out=None):
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    y: Array,
+    dw: Array,
+    db: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    relu: bool = False,
+    need_dx: bool = True,
+    out: Array | None = None,
+) -> Array | None:
     """The chain rule through `conv2d`, that is, through y[place] = matrix[place] @ w + b, for every place.
 
         db = sum of dy over all places     b was added at every place, and every place pulls at it
@@ -141,7 +181,16 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
     return add_windows(dmatrix.reshape(n, oh, ow, kh, kw, c), x.shape, stride, padding, dilation)
 
 
-def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
+def depthwise_conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    relu: bool = False,
+    out: Array | None = None,
+) -> Array:
     """A filter of its own for each channel: convolution with as many groups as channels.
 
         y[n, i, j, c] = b[c] + sum over (p, q) of
@@ -155,7 +204,20 @@ def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
     return np.maximum(y, 0) if relu else y
 
 
-def depthwise_conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, relu=False, need_dx=True, out=None):
+def depthwise_conv2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    y: Array,
+    dw: Array,
+    db: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    relu: bool = False,
+    need_dx: bool = True,
+    out: Array | None = None,
+) -> Array | None:
     """The chain rule through `depthwise_conv2d`: as for `conv2d`, channel by channel."""
     if relu:
         dy = dy * (y > 0)
@@ -171,7 +233,9 @@ def depthwise_conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, re
 # Pooling
 
 
-def max_pool2d(x, size, stride, padding, out=None):
+def max_pool2d(
+    x: Array, size: Pair, stride: Pair, padding: Padding, out: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
     """The largest number of each window and channel: returns y (n, oh, ow, c) and where it was found.
 
     `where`, of y's shape, is the place in the window counted row by row; of equal numbers the first wins, and
@@ -186,7 +250,15 @@ def max_pool2d(x, size, stride, padding, out=None):
     return y, where.astype(np.uint8 if kh * kw <= 256 else np.int32)
 
 
-def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
+def max_pool2d_backward(
+    dy: Array,
+    where: Array,
+    x_shape: tuple[int, ...],
+    size: Pair,
+    stride: Pair,
+    padding: Padding,
+    out: Array | None = None,
+) -> Array:
     """Each dy goes to the one pixel that won its window; a pixel that won several receives their sum."""
     kh, kw = size
     won = where[:, :, :, None, None] == np.arange(kh * kw, dtype=where.dtype).reshape(kh, kw, 1)
@@ -194,13 +266,15 @@ def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
     return add_windows(dwindows, x_shape, stride, padding)
 
 
-def average_pool2d(x, size, stride, padding, out=None):
+def average_pool2d(x: Array, size: Pair, stride: Pair, padding: Padding, out: Array | None = None) -> Array:
     """The mean of each window, over the pixels that lie in the image: padding is not counted (as in Keras)."""
     total = windows(x, size, stride, padding).sum(axis=(3, 4))
     return (total / _pixels_in_window(x.shape, size, stride, padding)).astype(x.dtype)
 
 
-def average_pool2d_backward(dy, x_shape, size, stride, padding, out=None):
+def average_pool2d_backward(
+    dy: Array, x_shape: tuple[int, ...], size: Pair, stride: Pair, padding: Padding, out: Array | None = None
+) -> Array:
     """Each pixel of a window receives an equal share of its dy."""
     share = (dy / _pixels_in_window(x_shape, size, stride, padding)).astype(dy.dtype)
     dwindows = np.broadcast_to(share[:, :, :, None, None], (*dy.shape[:3], *size, dy.shape[3]))
@@ -211,18 +285,18 @@ def _pixels_in_window(x_shape, size, stride, padding):
     return windows(np.ones((1, *x_shape[1:3], 1)), size, stride, padding).sum(axis=(3, 4))
 
 
-def global_average_pool2d(x, out=None):
+def global_average_pool2d(x: Array, out: Array | None = None) -> Array:
     """The mean of each channel over the image: (n, h, w, c) to (n, c)."""
     return x.mean(axis=(1, 2))
 
 
-def global_average_pool2d_backward(dy, x_shape, out=None):
+def global_average_pool2d_backward(dy: Array, x_shape: tuple[int, ...], out: Array | None = None) -> Array:
     """Every pixel receives dy / (h*w)."""
     _, h, w, _ = x_shape
     return np.broadcast_to((dy / (h * w)).astype(dy.dtype)[:, None, None], x_shape).copy()
 
 
-def global_max_pool2d(x, out=None):
+def global_max_pool2d(x: Array, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
     """The largest number of each channel and its place: y (n, c) and where (n, c), int32, counted row by row."""
     n, h, w, c = x.shape
     flat = x.reshape(n, h * w, c)
@@ -230,7 +304,7 @@ def global_max_pool2d(x, out=None):
     return np.take_along_axis(flat, where[:, None], axis=1)[:, 0], where.astype(np.int32)
 
 
-def global_max_pool2d_backward(dy, where, x_shape, out=None):
+def global_max_pool2d_backward(dy: Array, where: Array, x_shape: tuple[int, ...], out: Array | None = None) -> Array:
     """dy goes to the pixel that won."""
     n, h, w, c = x_shape
     dx = np.zeros((n, h * w, c), dy.dtype)
@@ -242,7 +316,9 @@ def global_max_pool2d_backward(dy, where, x_shape, out=None):
 # Batch normalisation (Ioffe and Szegedy, 2015)
 
 
-def batch_norm(x, gamma, beta, epsilon, relu=False, out=None):
+def batch_norm(
+    x: Array, gamma: Array, beta: Array, epsilon: float, relu: bool = False, out: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Shift and scale each channel to mean 0 and variance 1 over the batch, then by what was learnt.
 
         xhat = (x - mean) / sqrt(var + epsilon)        y = gamma * xhat + beta
@@ -255,7 +331,19 @@ def batch_norm(x, gamma, beta, epsilon, relu=False, out=None):
     return np.maximum(y, 0) if relu else y, mean, var
 
 
-def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    y: Array,
+    mean: Array,
+    var: Array,
+    gamma: Array,
+    epsilon: float,
+    dgamma: Array,
+    dbeta: Array,
+    relu: bool = False,
+    out: Array | None = None,
+) -> Array:
     """The chain rule through `batch_norm`, mean and variance included. With m numbers a channel,
 
         dbeta = sum(dy)      dgamma = sum(dy * xhat)
@@ -275,7 +363,7 @@ def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu
     return gamma * inverse_std * (dy - dbeta / m - xhat * (dgamma / m))
 
 
-def scale_shift(x, scale, shift, relu=False, out=None):
+def scale_shift(x: Array, scale: Array, shift: Array, relu: bool = False, out: Array | None = None) -> Array:
     """y = scale * x + shift, channel by channel: batch normalisation once its statistics are fixed."""
     y = scale * x + shift
     return np.maximum(y, 0) if relu else y
@@ -285,53 +373,53 @@ def scale_shift(x, scale, shift, relu=False, out=None):
 # Activations: number by number, any shape. Each backward takes what its derivative is written in.
 
 
-def relu(x, out=None):
+def relu(x: Array, out: Array | None = None) -> Array:
     """max(0, x). NaN stays NaN."""
     return np.maximum(x, 0)
 
 
-def relu_backward(dy, y, out=None):
+def relu_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     """The gate was open where the result is above 0: dx = dy there, else 0."""
     return dy * (y > 0)
 
 
-def leaky_relu(x, slope, out=None):
+def leaky_relu(x: Array, slope: float, out: Array | None = None) -> Array:
     """x where x > 0, slope * x elsewhere (Maas, Hannun and Ng, 2013)."""
     return np.where(x > 0, x, x.dtype.type(slope) * x)
 
 
-def leaky_relu_backward(dy, x, slope, out=None):
+def leaky_relu_backward(dy: Array, x: Array, slope: float, out: Array | None = None) -> Array:
     """dx = dy where x > 0, slope * dy elsewhere."""
     return np.where(x > 0, dy, dy.dtype.type(slope) * dy)
 
 
-def sigmoid(x, out=None):
+def sigmoid(x: Array, out: Array | None = None) -> Array:
     """1 / (1 + exp(-x)), written with tanh, which cannot overflow."""
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def sigmoid_backward(dy, y, out=None):
+def sigmoid_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     """The derivative in terms of the result: y * (1 - y)."""
     return dy * y * (1 - y)
 
 
-def tanh(x, out=None):
+def tanh(x: Array, out: Array | None = None) -> Array:
     """The hyperbolic tangent."""
     return np.tanh(x)
 
 
-def tanh_backward(dy, y, out=None):
+def tanh_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     """The derivative in terms of the result: 1 - y**2."""
     return dy * (1 - y * y)
 
 
-def gelu(x, out=None):
+def gelu(x: Array, out: Array | None = None) -> Array:
     """x times the probability that a standard normal number is below x, in the tanh form of Hendrycks and Gimpel
     (2016): 0.5 * x * (1 + tanh(u)), u = sqrt(2/pi) * (x + 0.044715 x**3)."""
     return 0.5 * x * (1 + np.tanh(_gelu_argument(x)))
 
 
-def gelu_backward(dy, x, out=None):
+def gelu_backward(dy: Array, x: Array, out: Array | None = None) -> Array:
     """The product rule on `gelu`, with du/dx = sqrt(2/pi) * (1 + 3 * 0.044715 x**2)."""
     t = np.tanh(_gelu_argument(x))
     du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
@@ -342,24 +430,24 @@ def _gelu_argument(x):
     return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
 
 
-def silu(x, out=None):
+def silu(x: Array, out: Array | None = None) -> Array:
     """x * sigmoid(x) (Elfwing, Uchibe and Doya, 2017)."""
     return x * sigmoid(x)
 
 
-def silu_backward(dy, x, out=None):
+def silu_backward(dy: Array, x: Array, out: Array | None = None) -> Array:
     """The product rule on x * s with s = sigmoid(x): s + x * s * (1 - s)."""
     s = sigmoid(x)
     return dy * (s + x * s * (1 - s))
 
 
-def softmax(x, out=None):
+def softmax(x: Array, out: Array | None = None) -> Array:
     """exp(x) / sum(exp(x)) along the last axis; the largest x is subtracted first so that exp cannot overflow."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def softmax_backward(dy, y, out=None):
+def softmax_backward(dy: Array, y: Array, out: Array | None = None) -> Array:
     """dx = y * (dy - sum(dy * y)): raising one logit raises its own share at the cost of all others."""
     return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
@@ -368,7 +456,7 @@ def softmax_backward(dy, y, out=None):
 # Noise, sums and batches
 
 
-def dropout(x, rate, key, out=None):
+def dropout(x: Array, rate: float, key: int, out: Array | None = None) -> Array:
     """Set each number to 0 with probability `rate`, divide the others by 1 - rate (Srivastava et al., 2014).
 
     Which ones depends on nothing but `key` (an integer below 2**64) and the number's place, so the backward pass
@@ -388,13 +476,22 @@ def _splitmix64(state):
     return z ^ (z >> np.uint64(31))
 
 
-def add(a, b, relu=False, out=None):
+def add(a: Array, b: Array, relu: bool = False, out: Array | None = None) -> Array:
     """a + b, of equal shapes: where a residual branch joins its shortcut."""
     y = a + b
     return np.maximum(y, 0) if relu else y
 
 
-def make_batch(images, index, matrix, holes, scale, shift, dtype, out=None):
+def make_batch(
+    images: Array,
+    index: Array,
+    matrix: Array | None,
+    holes: Array | None,
+    scale: Array,
+    shift: Array,
+    dtype: str,
+    out: Array | None = None,
+) -> Array:
     """Gather images[index], move them about, and standardise: uint8 or float images to a batch of floats.
 
     images (N, h, w, c); index (n,) int64; matrix (n, 2, 3) or None. Output pixel (i, j) of image k is read at
@@ -435,7 +532,9 @@ def _warp(image, matrix):
 # The loss, and the optimizers' step over the flat vector of all weights
 
 
-def softmax_cross_entropy(logits, targets, weights, out=None):
+def softmax_cross_entropy(
+    logits: Array, targets: Array, weights: Array, out: Array | None = None
+) -> tuple[float, Array]:
     """The mean over the batch of -sum(t * log(softmax(logits))), and its gradient.
 
     logits and targets (n, classes): targets are probabilities, a row sums to 1; weights (n,) weigh the rows:
@@ -452,12 +551,14 @@ def softmax_cross_entropy(logits, targets, weights, out=None):
     return float(loss), share * (np.exp(log_probabilities) - targets)
 
 
-def sum_of_squares(g):
+def sum_of_squares(g: Array) -> float:
     """The sum of g**2 as a float, gathered in double precision: the square of a gradient's norm."""
     return float(np.square(g, dtype=np.float64).sum())
 
 
-def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
+def sgd_step(
+    w: Array, dw: Array, velocity: Array, rate: float, momentum: float, nesterov: bool, decay: float, clip: float
+) -> None:
     """v = momentum * v + g; w -= rate * v, or with Nesterov's look ahead w -= rate * (g + momentum * v).
 
     g is dw * clip. Weights shrink first, by the factor 1 - rate * decay (decoupled weight decay). All of
@@ -470,7 +571,9 @@ def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
     w -= w.dtype.type(rate) * (g + w.dtype.type(momentum) * velocity if nesterov else velocity)
 
 
-def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
+def rmsprop_step(
+    w: Array, dw: Array, square: Array, rate: float, rho: float, epsilon: float, decay: float, clip: float
+) -> None:
     """s = rho * s + (1 - rho) * g**2; w -= rate * g / (sqrt(s) + epsilon) (Tieleman and Hinton, 2012)."""
     g = dw * dw.dtype.type(clip)
     square *= w.dtype.type(rho)
@@ -479,7 +582,19 @@ def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
     w -= w.dtype.type(rate) * g / (np.sqrt(square) + w.dtype.type(epsilon))
 
 
-def adam_step(w, dw, mean, square, rate, beta1, beta2, epsilon, decay, clip, step):
+def adam_step(
+    w: Array,
+    dw: Array,
+    mean: Array,
+    square: Array,
+    rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    decay: float,
+    clip: float,
+    step: int,
+) -> None:
     """Adam (Kingma and Ba, 2015), with decoupled decay AdamW (Loshchilov and Hutter, 2019); step counts from 1.
 
     m = beta1 * m + (1 - beta1) * g        s = beta2 * s + (1 - beta2) * g**2

@@ -45,5 +45,3 @@ from minicnn.ops.kernels.training import (
     softmax_cross_entropy,
     sum_of_squares,
 )
-
-__all__ = [name for name in dir() if not name.startswith("_")]

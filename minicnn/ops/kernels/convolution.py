@@ -21,6 +21,7 @@ from minicnn.ops.kernels.lanes import Width, lanes, load, maximum0, store, wide,
 from minicnn.ops.kernels.products import ROWS, outer_product, rows_by_panel, seven
 from minicnn.ops.kernels.threads import kernel, parallel
 from minicnn.ops.kernels.workspace import result, scratch
+from minicnn.ops.shapes import output_size
 
 
 class Windows(NamedTuple):
@@ -41,8 +42,7 @@ def forward_windows(x_shape, kernel_size, stride, padding, dilation, groups) -> 
     kh, kw = kernel_size
     (top, bottom), (left, right) = padding
     hp, wp = top + h + bottom, left + w + right
-    oh = (hp - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    ow = (wp - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    oh, ow = output_size((h, w), kernel_size, stride, padding, dilation)
     row, column = wp * c, c
     places = np.add.outer(np.arange(oh) * stride[0] * row, np.arange(ow) * stride[1] * column).ravel()
     taps = np.add.outer(np.arange(kh) * dilation[0] * row, np.arange(kw) * dilation[1] * column)
@@ -241,7 +241,7 @@ def conv2d(x, w, b, stride, padding, dilation, groups, relu=False, out=None):
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
     kh, kw, c, f = w.shape
     windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
-    n, oh, ow = len(x), *output_size(windows, (kh, kw), stride, dilation)
+    n, oh, ow = len(x), *output_size(x.shape[1:3], (kh, kw), stride, padding, dilation)
     y = result(out, (n, oh, ow, f), x.dtype)
     if y.size == 0:
         return y
@@ -256,14 +256,6 @@ def conv2d(x, w, b, stride, padding, dilation, groups, relu=False, out=None):
     blocks = scratch("blocks", (tasks, ROWS * width), x.dtype)
     _forward(Width(width), x, windows, panels, bias.reshape(-1), relu, y, targets, scratches, blocks)
     return y
-
-
-def output_size(windows, kernel_size, stride, dilation):
-    """(rows, columns) of the output."""
-    return tuple(
-        (p - d * (k - 1) - 1) // s + 1
-        for p, k, s, d in zip(windows.padded[:2], kernel_size, stride, dilation, strict=True)
-    )
 
 
 @lru_cache(maxsize=256)

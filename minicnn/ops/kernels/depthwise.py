@@ -10,6 +10,7 @@ from numba import prange
 
 from minicnn.ops.kernels.threads import parallel
 from minicnn.ops.kernels.workspace import result, scratch
+from minicnn.ops.shapes import output_size
 
 
 @parallel
@@ -38,9 +39,7 @@ def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
     """See `reference.depthwise_conv2d`."""
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
     n, h, width, c = x.shape
-    span = [d * (k - 1) + 1 for k, d in zip(w.shape[:2], dilation, strict=True)]
-    oh = (h + sum(padding[0]) - span[0]) // stride[0] + 1
-    ow = (width + sum(padding[1]) - span[1]) // stride[1] + 1
+    oh, ow = output_size((h, width), w.shape[:2], stride, padding, dilation)
     y = result(out, (n, oh, ow, c), x.dtype)
     bias = np.zeros(c, x.dtype) if b is None else b
     _forward(x, w, bias, stride, (padding[0][0], padding[1][0]), dilation, relu, y)

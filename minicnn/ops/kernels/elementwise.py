@@ -242,7 +242,8 @@ def dropout(x, rate, key, out=None):
     """See `reference.dropout`."""
     y = result(out, x.shape, x.dtype)
     limit = np.uint64(math.ceil(rate * 2**24))
-    _dropout(_flat(x), limit, np.uint64(key), x.dtype.type(1 / (1 - rate)), y.reshape(-1))
+    with np.errstate(over="ignore"):  # SplitMix64 counts on integers that wrap; plain Python would warn
+        _dropout(_flat(x), limit, np.uint64(key), x.dtype.type(1 / (1 - rate)), y.reshape(-1))
     return y
 
 

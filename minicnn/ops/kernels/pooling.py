@@ -10,12 +10,12 @@ from numba import prange
 
 from minicnn.ops.kernels.threads import parallel
 from minicnn.ops.kernels.workspace import result
+from minicnn.ops.shapes import output_size
 
 
 def _pooled_shape(x_shape, size, stride, padding):
     n, h, w, c = x_shape
-    (top, bottom), (left, right) = padding
-    return n, (top + h + bottom - size[0]) // stride[0] + 1, (left + w + right - size[1]) // stride[1] + 1, c
+    return n, *output_size((h, w), size, stride, padding), c
 
 
 def _corner(padding):
