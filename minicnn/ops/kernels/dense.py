@@ -71,12 +71,11 @@ def _product(width, a, w, transposed, bias, relu, y, panels, blocks):
                 y[first + i, j] = a.dtype.type(0) if relu and v < 0 else v
 
 
-def _matmul(a, w, transposed, bias, relu, out):
+def _matmul(a, w, transposed, bias, relu, width, out):
     n, columns = len(a), w.shape[0] if transposed else w.shape[1]
     y = result(out, (n, columns), a.dtype)
     if n == 0:
         return y
-    width = panel_width(columns, a.dtype)
     count = -(-columns // width)
     shares = max(1, min(8 // count, n // ROWS))  # few panels: the rows are shared out as well
     panels = scratch("panels", (count * shares, DEPTH * width), a.dtype)
@@ -136,7 +135,7 @@ def dense(x, w, b, relu=False, out=None):
     """See `reference.dense`; faster because BLAS does not know every CPU, and its threads would fight with ours."""
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
     bias = np.zeros(w.shape[1], x.dtype) if b is None else b
-    return _matmul(x, w, False, bias, relu, out)
+    return _matmul(x, w, False, bias, relu, panel_width(w.shape[1], x.dtype), out)
 
 
 def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
@@ -156,4 +155,4 @@ def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
     if not need_dx:
         return None
     gated = padded if padded.shape[1] == f else np.ascontiguousarray(padded[:, :f])
-    return _matmul(gated, w, True, np.zeros(len(w), x.dtype), False, out)
+    return _matmul(gated, w, True, np.zeros(len(w), x.dtype), False, width, out)
