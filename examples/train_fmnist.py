@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 import minicnn
-from minicnn import metrics, plots
+from minicnn import losses, metrics, ops, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import load_fashion_mnist, split
 from minicnn.files import replacing
@@ -86,9 +86,11 @@ def main(options: argparse.Namespace) -> None:
     model.save(out / "model.npz")
 
     # plain cross-entropy, without the label smoothing that the losses of training and validation may have
-    test_loss, test_accuracy = model.evaluate(data.test_images, data.test_labels)
-    probabilities = model.predict(data.test_images)
-    predicted = probabilities.argmax(axis=1)
+    logits = model.outputs(data.test_images)
+    test_loss, _ = losses.CrossEntropy()(logits, data.test_labels)
+    probabilities = ops.softmax(logits)
+    predicted = logits.argmax(axis=1)
+    test_accuracy = metrics.accuracy(data.test_labels, predicted)
     results = {
         "dataset": {
             "name": data.name,

@@ -176,6 +176,7 @@ def test_a_mistake_ends_the_process_with_a_code_and_no_traceback(tmp_path):
 # The other examples, and the recipes
 
 
+@pytest.mark.slow
 def test_write_a_layer_runs(tmp_path):
     done = run(EXAMPLES / "write_a_layer.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -184,6 +185,7 @@ def test_write_a_layer_runs(tmp_path):
     assert "accuracy on the sample's test images: " in done.stdout
 
 
+@pytest.mark.slow
 def test_check_gradients_finds_all_right(tmp_path):
     done = run(EXAMPLES / "check_gradients.py", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
