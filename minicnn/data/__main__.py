@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export_csv(dataset: Dataset, folder: Path) -> None:
+    """Write Kaggle's two CSV files of whatever source is there."""
     save_csv(folder / TRAIN_CSV, dataset.train_images, dataset.train_labels, verbose=True)
     save_csv(folder / TEST_CSV, dataset.test_images, dataset.test_labels, verbose=True)
 
