@@ -19,6 +19,7 @@ from minicnn import losses, ops
 from minicnn.errors import DataError, ShapeError
 from minicnn.layers import Dropout, Layer, Softmax
 from minicnn.layers.base import positive
+from minicnn.memory import Turns
 from minicnn.parameters import Parameter, Parameters, State
 from minicnn.seeds import generator
 
@@ -73,10 +74,11 @@ class Sequential:
         for i, layer in enumerate(everything):
             if isinstance(layer, Dropout):
                 layer.seed = (self.seed, i)
+        turns = Turns()
         learning = [any(inner.weights() for inner in layer.layers()) for layer in self.layers]
         self.first = learning.index(True) if True in learning else 0
         for i, layer in enumerate(self.layers):
-            layer.needs_dx = i != self.first
+            layer.needs_dx, layer.turns = i != self.first, turns
         if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_states):
             raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
         self.parameters.allocate(generator("weights", self.seed))
@@ -94,6 +96,7 @@ class Sequential:
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
         for layer in self.layers:
+            layer.keeps = training
             x = layer.forward(x, training)
         if not training:
             for layer in self.all_layers():  # their buffers are overwritten: backward would be wrong

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from minicnn.memory import zeros
+
 
 class Parameter:
     """One named array that is learnt: `value`, its gradient `grad`, and whether weight decay applies to it."""
@@ -59,7 +61,7 @@ class Parameters:
     def allocate(self, rng: np.random.Generator) -> None:
         """Make the vectors, hand out the views, and draw the first values in the order the arrays were asked for."""
         size = sum(math.prod(p.shape) for p in self.parameters)
-        self.values, self.grads = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
+        self.values, self.grads = zeros(size, self.dtype), zeros(size, self.dtype)
         self.states = np.zeros(sum(math.prod(s.shape) for s in self.all_states), self.dtype)
         self.make_views()
         for p in self.parameters:

@@ -16,6 +16,7 @@ import inspect
 import numpy as np
 
 from minicnn.errors import ShapeError
+from minicnn.memory import Turns, empty
 from minicnn.ops.shapes import output_size
 from minicnn.parameters import Parameter, Parameters, State
 
@@ -24,13 +25,15 @@ class Layer:
     """The base of all layers.
 
     `name` and `macs` (multiply-adds for one image) are for the summary; `needs_dx` is False where nobody would use dx,
-    as in a model's first layer.
+    as in a model's first layer. `turns` and `keeps` (whether what it returns must last until backward) are set by the model.
     """
 
     name = ""
     macs = 0
     needs_dx = True
     saved: tuple | None = None
+    turns: Turns | None = None
+    keeps = True
 
     def __init__(self) -> None:
         pass
@@ -80,12 +83,15 @@ class Layer:
     def buffer(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
         """An uninitialised array that belongs to this layer and is the same memory at every step.
 
-        A smaller batch than before gets the front part of it.
+        A smaller batch than before gets the front part of it. What only the next layer reads, dx, and y where nothing is
+        kept for backward, the layers of a model take from its two `turns`.
         """
+        if self.turns is not None and (name == "dx" or (name == "y" and not self.keeps)):
+            return self.turns.next(shape, dtype)
         buffers = self.__dict__.setdefault("_buffers", {})
         have = buffers.get(name)
         if have is None or have.dtype != dtype or have.shape[1:] != tuple(shape[1:]) or len(have) < shape[0]:
-            have = buffers[name] = np.empty(shape, dtype)
+            have = buffers[name] = empty(shape, dtype)
         return have[: shape[0]]
 
     def shape_error(self, input_shape: tuple[int, ...], expected: str) -> ShapeError:

@@ -9,111 +9,115 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.convolution import panel_width
-from minicnn.ops.kernels.lanes import Width, load, store, zeros
-from minicnn.ops.kernels.products import ROWS, outer_product, rows_by_panel, seven
-from minicnn.ops.kernels.threads import kernel, parallel
+from minicnn.ops.kernels.lanes import load, load_rows, maximum0, store, store_rows, take, zeros
+from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel
+from minicnn.ops.kernels.threads import get_threads, kernel, parallel
 from minicnn.ops.kernels.workspace import result, scratch
 
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
 @kernel
-def _pack_block(w, transposed, k0, depth, column, width, panel):
+def _pack_block(w, transposed, k0, depth, column, lanes, panel):
     """Rows k0.. and columns column.. of w, or of its transpose, side by side; 0 beyond w's edge."""
-    edge = w.shape[0] if transposed else w.shape[1]
-    for k in range(depth):
-        for l in range(width):
-            j = column + l
-            v = w.dtype.type(0)
-            if j < edge:
-                v = w[j, k0 + k] if transposed else w[k0 + k, j]
-            panel[k * width + l] = v
+    used = min(lanes, (w.shape[0] if transposed else w.shape[1]) - column)
+    if used < lanes:
+        panel[:] = 0
+    if transposed:
+        for l in range(used):
+            for k in range(depth):
+                panel[k * lanes + l] = w[column + l, k0 + k]
+    else:
+        for k in range(depth):
+            for l in range(used):
+                panel[k * lanes + l] = w[k0 + k, column + l]
+
+
+@kernel
+def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block):
+    """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
+    depth, like, here = a.shape[1], zeros(a, shape), np.zeros(1, np.int64)
+    rows, lanes, flat = last - first, len(like[0]), a.reshape(-1)
+    places, targets = np.arange(first, last) * depth, np.arange(rows) * lanes
+    block[:] = 0
+    for k0 in range(0, depth, DEPTH):
+        used = min(DEPTH, depth - k0)
+        _pack_block(w, transposed, k0, used, column, lanes, panel)
+        for t in range(0, rows, len(like)):
+            q = take(targets, t, rows, like)
+            sums = load_rows(like[0], block, q, 0)
+            sums = rows_by_panel(flat, k0, take(places, t, rows, like), here, used, panel, 0, sums)
+            store_rows(block, q, 0, sums)
+
+
+@kernel
+def _finish(like, block, rows, used, bias, relu, y, y0, step):
+    """Write the block's `used` lanes plus bias to y, whole vectors where all are used."""
+    lanes = len(like)
+    for i in range(rows):
+        if used == lanes:
+            v = load(like, block, i * lanes) + load(like, bias, 0)
+            if relu:
+                v = maximum0(v)
+            store(y, y0 + i * step, v)
+        else:
+            for j in range(used):
+                v = block[i * lanes + j] + bias[j]
+                y[y0 + i * step + j] = y.dtype.type(0) if relu and v < 0 else v
 
 
 @parallel
-def _product(width, a, w, transposed, bias, relu, y, panels, blocks):
+def _product(shape, a, w, transposed, bias, relu, y, panels, blocks):
     """y = a @ w + bias, or a @ w.T + bias; a task is one panel of y's columns and a share of its rows."""
-    n, depth = a.shape
-    lanes_ = panels.shape[1] // DEPTH
-    count = (y.shape[1] + lanes_ - 1) // lanes_
-    shares = panels.shape[0] // count
-    flat = a.reshape(-1)
-    here = np.zeros(1, np.int64)
+    n, f = y.shape
+    lanes, flat = panels.shape[1] // DEPTH, y.reshape(-1)
+    shares = panels.shape[0] // ((f + lanes - 1) // lanes)
     for task in prange(panels.shape[0]):
-        zero = zeros(a, width)
-        panel, block = panels[task], blocks[task]
-        column = (task // shares) * lanes_
-        first, last = (task % shares) * n // shares, (task % shares + 1) * n // shares
-        places, targets = np.arange(first, last) * depth, np.arange(last - first) * lanes_
-        block[:] = 0
-        for k0 in range(0, depth, DEPTH):
-            used = min(DEPTH, depth - k0)
-            _pack_block(w, transposed, k0, used, column, lanes_, panel)
-            for t in range(0, last - first, ROWS):
-                q = seven(targets, t, last - first)
-                sums = (
-                    load(zero, block, q[0]), load(zero, block, q[1]), load(zero, block, q[2]), load(zero, block, q[3]),
-                    load(zero, block, q[4]), load(zero, block, q[5]), load(zero, block, q[6]),
-                )  # fmt: skip
-                rows = seven(places, t, last - first)
-                a0, a1, a2, a3, a4, a5, a6 = rows_by_panel(flat, rows, here, used, panel, 0, sums, k0)
-                store(block, q[0], a0)
-                store(block, q[1], a1)
-                store(block, q[2], a2)
-                store(block, q[3], a3)
-                store(block, q[4], a4)
-                store(block, q[5], a5)
-                store(block, q[6], a6)
-        for i in range(last - first):
-            for j in range(column, min(column + lanes_, y.shape[1])):
-                v = block[i * lanes_ + j - column] + bias[j]
-                y[first + i, j] = a.dtype.type(0) if relu and v < 0 else v
+        column, share = task // shares * lanes, task % shares
+        first, last = share * n // shares, (share + 1) * n // shares
+        _product_of_panel(shape, a, first, last, w, transposed, column, panels[task], blocks[task])
+        like, used = zeros(a, shape)[0], min(lanes, f - column)
+        _finish(like, blocks[task], last - first, used, bias[column:], relu, flat, first * f + column, f)
 
 
-def _matmul(a, w, transposed, bias, relu, width, out):
+def _matmul(a, w, transposed, bias, relu, out):
     n, columns = len(a), w.shape[0] if transposed else w.shape[1]
+    shape = panel_block(columns, a.dtype)
     y = result(out, (n, columns), a.dtype)
     if n == 0:
         return y
-    count = -(-columns // width)
-    shares = max(1, min(8 // count, n // ROWS))  # few panels: the rows are shared out as well
-    panels = scratch("panels", (count * shares, DEPTH * width), a.dtype)
-    blocks = scratch("blocks", (count * shares, -(-n // shares) * width), a.dtype)
-    _product(Width(width), a, w, transposed, bias, relu, y, panels, blocks)
+    count = -(-columns // shape.lanes)
+    shares = max(1, min(get_threads() // count, n // shape.rows))  # fewer panels than threads: the rows are shared out
+    panels = scratch("panels", (count * shares, DEPTH * shape.lanes), a.dtype)
+    blocks = scratch("blocks", (count * shares, -(-n // shares) * shape.lanes), a.dtype)
+    _product(shape, a, w, transposed, bias, relu, y, panels, blocks)
     return y
 
 
-@parallel
-def _weights(width, x, dy, dw, blocks):
-    """dw = x.T @ dy; a task is a share of dw's rows, so every sum runs over the batch in order."""
-    n, rows = x.shape
-    f = dw.shape[1]
-    tasks = blocks.shape[0]
-    lanes_ = blocks.shape[1] // ROWS
+@kernel
+def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
+    """dw[first:last] = x[:, first:last].T @ dy, dy's rows being padded to whole vectors."""
+    (n, c), like = x.shape, zeros(x, shape)
     flat_x, flat_dy, flat_dw = x.reshape(-1), dy.reshape(-1), dw.reshape(-1)
-    padded = dy.shape[1]
-    places, dy_places, columns, targets = (
-        np.arange(n) * rows,
-        np.arange(n) * padded,
-        np.arange(rows),
-        np.arange(ROWS) * lanes_,
-    )
+    x_steps, dy_steps = (0, c), (0, dy.shape[1])
+    columns, steps = np.arange(c), np.arange(len(like)) * len(like[0])
+    for k in range(first, last, len(like)):
+        for p in range(0, f, len(like[0])):
+            at = take(columns, k, last, like)
+            sums = outer_product(flat_x, 0, x_steps, at, flat_dy, p, dy_steps, (1, n), like)
+            store_rows(block, take(steps, 0, len(like), like), 0, sums)
+            for i in range(min(len(like), last - k)):
+                for l in range(min(len(like[0]), f - p)):
+                    flat_dw[(k + i) * f + p + l] = block[i * len(like[0]) + l]
+
+
+@parallel
+def _weights(shape, x, dy, dw, blocks):
+    """dw = x.T @ dy; a task is a share of dw's rows, so every sum runs over the batch in order."""
+    tasks, rows = blocks.shape[0], dw.shape[0]
     for task in prange(tasks):
-        zero = zeros(x, width)
-        block = blocks[task]
         first, last = task * rows // tasks, (task + 1) * rows // tasks
-        for k in range(first, last, ROWS):
-            used = min(ROWS, last - k)
-            for column in range(0, f, lanes_):
-                block[:] = 0
-                outer_product(
-                    flat_x, 0, seven(columns, k, last), places, flat_dy, (column, zero), dy_places,
-                    block, seven(targets, 0, ROWS),
-                )  # fmt: skip
-                for i in range(used):
-                    for j in range(column, min(column + lanes_, f)):
-                        flat_dw[(k + i) * f + j] = block[i * lanes_ + j - column]
+        _rows_of_dw(shape, x, dy, first, last, dw.shape[1], dw, blocks[task])
 
 
 @kernel
@@ -135,24 +139,24 @@ def dense(x, w, b, relu=False, out=None):
     """See `reference.dense`; faster because BLAS does not know every CPU, and its threads would fight with ours."""
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
     bias = np.zeros(w.shape[1], x.dtype) if b is None else b
-    return _matmul(x, w, False, bias, relu, panel_width(w.shape[1], x.dtype), out)
+    return _matmul(x, w, False, bias, relu, out)
 
 
 def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
     """See `reference.dense_backward`."""
     x, w, dy = np.ascontiguousarray(x), np.ascontiguousarray(w), np.ascontiguousarray(dy)
     n, f = dy.shape
-    width = panel_width(f, x.dtype)
-    padded = scratch("dy", (n, -(-f // width) * width), x.dtype)
+    shape = panel_block(f, x.dtype)
+    padded = scratch("dy", (n, -(-f // shape.lanes) * shape.lanes), x.dtype)
     sums = scratch("db", (f,), x.dtype)
     _gate(dy, np.ascontiguousarray(y) if relu else dy, relu, padded, sums)
     if db is not None:
         db[...] = sums
     target = result(dw, dw.shape, x.dtype)
-    _weights(Width(width), x, padded, target, scratch("blocks", (min(16, len(w)), ROWS * width), x.dtype))
+    _weights(shape, x, padded, target, scratch("blocks", (min(16, len(w)), shape.rows * shape.lanes), x.dtype))
     if target is not dw:
         dw[...] = target
     if not need_dx:
         return None
     gated = padded if padded.shape[1] == f else np.ascontiguousarray(padded[:, :f])
-    return _matmul(gated, w, True, np.zeros(len(w), x.dtype), False, width, out)
+    return _matmul(gated, w, True, np.zeros(len(w), x.dtype), False, out)

@@ -2,60 +2,77 @@
 
 A processor adds and multiplies 4, 8 or 16 floats at once, in a vector register. A compiler finds such vectors in simple
 loops, but not the ones that matter in a matrix product: a block of many sums that stays in registers while the operands
-stream past. So here a vector of n numbers is a value of its own, with the few operations that kernels need:
+stream past. So here a vector of numbers is a value of its own, and a block is a tuple of vectors, one for each row:
 
-    zeros(array, width)            a vector of zeros of the array's dtype
-    load(like, array, index)       the n numbers at array[index:index+n], a vector like `like`
-    store(array, index, vector)    the reverse
-    fma(scalar, vector, sums)      scalar * vector + sums
-    maximum0(vector)               max(0, .) of each number, NaN staying NaN
-    pick(array, index)             array[index] without Python's negative indices, whose test costs in an inner loop
+    zeros(array, block)                   a block of zeros of the array's dtype; block = Block(rows, lanes)
+    fill(like, number)                    a vector like `like`, all of one number
+    load(like, array, index)              a vector like `like`: the numbers at array[index:]
+    store(array, index, vector)           the reverse
+    prefetch(array, index)                ask for the cache line of array[index], which will be needed soon
+    v + w, v - w, scalar * v              number by number
+    fma(a, v, w)                          a * v + w, rounded once; a is a scalar or a vector
+    maximum0(v), gate(v, w)               max(0, v), of a block too, NaN staying NaN; v where w > 0, else v * 0
+    larger(v, best, here, places)         (best, places) with v and `here` where v is larger, or the first NaN
+    only_where(places, here, v)           v where places == here, else 0
+    repeat(v, rows)                       a block whose rows are all v, as many as `rows` has
+    take(table, first, count, rows)       table[first], table[first + 1], .. for each row; from count on the last entry
+    load_rows(v, array, places, offset)   the block whose row i is at array[places[i] + offset:]
+    store_rows(array, places, offset, b)  the reverse
+    multiply_add(x, places, k, v, sums)   row i of sums += x[places[i] + k] * v
 
-n may be larger than a register: the compiler spreads a vector of 64 floats over four registers of 16, or eight of 8. One
-source serves AVX-512, AVX2 and NEON; only `wide()` asks which it is. The width is part of a vector's *type*, so a kernel
-is compiled once for each width it is called with. Arrays are 1-D and contiguous, and nothing checks an index.
+A vector may be longer than a register: the compiler spreads 32 floats over two registers of 16, or four of 8. One source
+serves AVX-512, AVX2 and NEON; only `best_block` asks which it is. Rows and lanes are part of a block's *type*, so a kernel
+is compiled once for each shape it is called with. Arrays are 1-D and contiguous, and nothing checks an index.
 
 With NUMBA_DISABLE_JIT=1 the same names are plain Python on NumPy arrays, so that one can step through a kernel.
 """
 
 from __future__ import annotations
 
+import math
+import operator
+import platform
+from functools import cache
+
 import numpy as np
 from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
-from numba.extending import (
-    NativeValue,
-    intrinsic,
-    models,
-    register_model,
-    typeof_impl,
-    unbox,
-)
+from numba.extending import NativeValue, intrinsic, models, overload, register_model, typeof_impl, unbox
 
 
-class Width:
-    """How many numbers a vector has, as a value to hand to a kernel: `Width(64)`."""
+class Block:
+    """How many rows and lanes a block of sums has, as a value to hand to a kernel: `Block(8, 32)`."""
 
-    def __init__(self, lanes: int):
-        self.lanes = lanes
-
-
-def wide(dtype) -> int:
-    """The widest block of numbers of which 7 rows, and what they are made from, stay in the registers.
-
-    That is two registers a row: 14 of the 32 of AVX-512, which leaves the compiler room; 14 of the 16 of AVX2.
-    """
-    features = binding.get_host_cpu_features()
-    named = config.CPU_FEATURES or ""
-    avx512 = "+avx512f" in named if named else features.get("avx512f", False)
-    return (128 if avx512 else 64) // np.dtype(dtype).itemsize
+    def __init__(self, rows: int, lanes: int):
+        self.rows, self.lanes = rows, lanes
 
 
-class _WidthType(types.Type):
-    def __init__(self, lanes):
-        self.lanes = lanes
-        super().__init__(name=f"Width({lanes})")
+def best_block(dtype) -> Block:
+    """The largest block that stays in the registers, together with the vector and the factor that it is made from."""
+    rows, width = {"avx512": (8, 128), "neon": (6, 64)}.get(_vectors(), (6, 64))
+    return Block(rows, width // np.dtype(dtype).itemsize)
+
+
+@cache  # asking takes a tenth of a millisecond
+def _vectors() -> str:
+    """Whose vector registers these are: AVX-512 has 32 of 64 bytes, AVX2 16 of 32, NEON 32 of 16."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return "neon"
+    forced = config.CPU_FEATURES  # Numba's own setting, where the user has one
+    has = "+avx512f" in forced if forced else binding.get_host_cpu_features().get("avx512f", False)
+    return "avx512" if has else "avx2"
+
+
+def one_row(channels: int, dtype) -> Block:
+    """A row of as many lanes as divide the channels: a loop over them then has no rest."""
+    return Block(1, math.gcd(channels, best_block(dtype).lanes))
+
+
+class _BlockType(types.Type):
+    def __init__(self, rows, lanes):
+        self.rows, self.lanes = rows, lanes
+        super().__init__(name=f"Block({rows}, {lanes})")
 
 
 class _VectorType(types.Type):
@@ -64,16 +81,16 @@ class _VectorType(types.Type):
         super().__init__(name=f"{dtype}x{lanes}")
 
 
-@typeof_impl.register(Width)
-def _typeof_width(value, context):
-    return _WidthType(value.lanes)
+@typeof_impl.register(Block)
+def _typeof_block(value, context):
+    return _BlockType(value.rows, value.lanes)
 
 
-register_model(_WidthType)(models.OpaqueModel)
+register_model(_BlockType)(models.OpaqueModel)
 
 
-@unbox(_WidthType)
-def _unbox_width(typ, value, context):
+@unbox(_BlockType)
+def _unbox_block(typ, value, context):
     return NativeValue(context.context.get_dummy_value())
 
 
@@ -83,17 +100,19 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(manager[vector.dtype].get_value_type(), vector.lanes))
 
 
-def _llvm(context, vector):
-    return context.get_value_type(vector)
+def _address(context, builder, array_type, array, index):
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
-def _address(context, builder, vector, array_type, array, index):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _llvm(context, vector).as_pointer())
+def _load(context, builder, vector, address):
+    value = builder.load(builder.bitcast(address, context.get_value_type(vector).as_pointer()))
+    value.align = vector.dtype.bitwidth // 8  # an element's: the default is the whole vector's, and faults
+    return value
 
 
-def _alignment(vector):
-    return vector.dtype.bitwidth // 8  # an element's: the default is the whole vector's, and faults
+def _store(context, builder, vector, address, value):
+    pointer = builder.bitcast(address, context.get_value_type(vector).as_pointer())
+    builder.store(value, pointer).align = vector.dtype.bitwidth // 8
 
 
 def _splat(builder, llvm_type, scalar):
@@ -103,79 +122,255 @@ def _splat(builder, llvm_type, scalar):
     return builder.shuffle_vector(first, undefined, mask)
 
 
+def _fused(context, builder, vector, a, b, c):
+    llvm_type = context.get_value_type(vector)
+    kind = ir.FunctionType(llvm_type, [llvm_type] * 3)
+    name = f"llvm.fma.v{vector.lanes}f{vector.dtype.bitwidth}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+def _each(builder, block, make):
+    """A tuple whose row i is make(i)."""
+    value = ir.Constant(block, ir.Undefined)
+    for i in range(block.count):
+        value = builder.insert_value(value, make(i), i)
+    return value
+
+
 @intrinsic
-def _zeros(typing, array, width):
-    vector = _VectorType(array.dtype, width.lanes)
+def _zeros(typing, array, block):
+    rows = types.UniTuple(_VectorType(array.dtype, block.lanes), block.rows)
 
     def codegen(context, builder, signature, args):
-        return ir.Constant(_llvm(context, vector), [0.0] * vector.lanes)
+        return ir.Constant(context.get_value_type(rows), None)
 
-    return vector(array, width), codegen
+    return rows(array, block), codegen
 
 
 @intrinsic
-def _load(typing, like, array, index):
+def _fill(typing, like, number):
     def codegen(context, builder, signature, args):
-        value = builder.load(_address(context, builder, like, array, args[1], args[2]))
-        value.align = _alignment(like)
-        return value
+        scalar = context.cast(builder, args[1], number, like.dtype)
+        return _splat(builder, context.get_value_type(like), scalar)
+
+    return like(like, number), codegen
+
+
+@intrinsic
+def _load_vector(typing, like, array, index):
+    def codegen(context, builder, signature, args):
+        return _load(context, builder, like, _address(context, builder, array, args[1], args[2]))
 
     return like(like, array, types.intp), codegen
 
 
 @intrinsic
-def _store(typing, array, index, vector):
+def _store_vector(typing, array, index, vector):
     def codegen(context, builder, signature, args):
-        place = _address(context, builder, vector, array, args[0], args[1])
-        builder.store(args[2], place).align = _alignment(vector)
+        _store(context, builder, vector, _address(context, builder, array, args[0], args[1]), args[2])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
 
 
 @intrinsic
+def _prefetch(typing, array, index):
+    def codegen(context, builder, signature, args):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte] + [number] * 3), "llvm.prefetch.p0"
+        )
+        address = builder.bitcast(_address(context, builder, array, args[0], args[1]), byte)
+        builder.call(function, [address, number(0), number(3), number(1)])  # to read, into the nearest cache, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def _fma(typing, scalar, vector, sums):
     def codegen(context, builder, signature, args):
-        llvm_type = _llvm(context, sums)
-        name = f"llvm.fma.v{sums.lanes}f{sums.dtype.bitwidth}"
-        kind = ir.FunctionType(llvm_type, [llvm_type] * 3)
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
-        factor = args[0] if isinstance(scalar, _VectorType) else _splat(builder, llvm_type, args[0])
-        return builder.call(function, [factor, args[1], args[2]])
+        factor = args[0]
+        if scalar != sums:
+            number = context.cast(builder, factor, scalar, sums.dtype)
+            factor = _splat(builder, context.get_value_type(sums), number)
+        return _fused(context, builder, sums, factor, args[1], args[2])
 
     return sums(scalar, sums, sums), codegen
 
 
 @intrinsic
-def _maximum0(typing, vector):
-    def codegen(context, builder, signature, args):
-        zero = ir.Constant(_llvm(context, vector), [0.0] * vector.lanes)
-        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
-
-    return vector(vector), codegen
+def _plus(typing, a, b):
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
 
 
 @intrinsic
-def _pick(typing, array, index):
-    def codegen(context, builder, signature, args):
-        data = context.make_array(array)(context, builder, args[0]).data
-        return builder.load(builder.gep(data, [args[1]]))
-
-    return array.dtype(array, types.intp), codegen
+def _minus(typing, a, b):
+    return a(a, b), lambda context, builder, signature, args: builder.fsub(*args)
 
 
 @intrinsic
-def _lanes(typing, vector):
+def _scaled(typing, scalar, vector):
     def codegen(context, builder, signature, args):
-        return ir.Constant(ir.IntType(types.intp.bitwidth), vector.lanes)
+        number = context.cast(builder, args[0], scalar, vector.dtype)
+        return builder.fmul(_splat(builder, context.get_value_type(vector), number), args[1])
 
-    return types.intp(vector), codegen
+    return vector(scalar, vector), codegen
+
+
+@overload(operator.add)
+def _overload_add(a, b):
+    if isinstance(a, _VectorType):
+        return lambda a, b: _plus(a, b)
+
+
+@overload(operator.sub)
+def _overload_sub(a, b):
+    if isinstance(a, _VectorType):
+        return lambda a, b: _minus(a, b)
+
+
+@overload(operator.mul)
+def _overload_mul(a, b):
+    if isinstance(b, _VectorType):
+        return lambda a, b: _scaled(a, b)
+
+
+@overload(len)
+def _overload_len(vector):
+    if isinstance(vector, _VectorType):
+        count = vector.lanes
+        return lambda vector: count
+
+
+@intrinsic
+def _maximum0(typing, block):
+    vector = block.dtype if isinstance(block, types.UniTuple) else block
+
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(context.get_value_type(vector), None)
+
+        def positive(value):
+            return builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+
+        if block is vector:
+            return positive(args[0])
+        rows = context.get_value_type(block)
+        return _each(builder, rows, lambda i: positive(builder.extract_value(args[0], i)))
+
+    return block(block), codegen
+
+
+@intrinsic
+def _gate(typing, vector, by):
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(context.get_value_type(vector), None)
+        shut = builder.fmul(args[0], zero)
+        return builder.select(builder.fcmp_ordered(">", args[1], zero), args[0], shut)
+
+    return vector(vector, by), codegen
+
+
+@intrinsic
+def _larger(typing, vector, best, here, places):
+    both = types.Tuple((best, places))
+
+    def codegen(context, builder, signature, args):
+        v, b, index, old = args
+        wins = builder.fcmp_unordered(">", v, b)
+        wins = builder.and_(wins, builder.fcmp_ordered("==", b, b))
+        number = context.cast(builder, index, here, places.dtype)
+        new = _splat(builder, context.get_value_type(places), number)
+        return context.make_tuple(builder, both, (builder.select(wins, v, b), builder.select(wins, new, old)))
+
+    return both(vector, best, here, places), codegen
+
+
+@intrinsic
+def _only_where(typing, places, here, vector):
+    def codegen(context, builder, signature, args):
+        number = context.cast(builder, args[1], here, places.dtype)
+        same = builder.icmp_unsigned("==", args[0], _splat(builder, context.get_value_type(places), number))
+        return builder.select(same, args[2], ir.Constant(context.get_value_type(vector), None))
+
+    return vector(places, here, vector), codegen
+
+
+@intrinsic
+def _repeat(typing, vector, rows):
+    block = types.UniTuple(vector, rows.count)
+
+    def codegen(context, builder, signature, args):
+        return _each(builder, context.get_value_type(block), lambda i: args[0])
+
+    return block(vector, rows), codegen
+
+
+@intrinsic
+def _take(typing, table, first, count, rows):
+    places = types.UniTuple(types.intp, rows.count)
+
+    def codegen(context, builder, signature, args):
+        last = builder.sub(args[2], ir.Constant(args[2].type, 1))
+
+        def place(i):
+            index = builder.add(args[1], ir.Constant(args[1].type, i))
+            index = builder.select(builder.icmp_signed("<", index, last), index, last)
+            return builder.load(_address(context, builder, table, args[0], index))
+
+        return _each(builder, context.get_value_type(places), place)
+
+    return places(table, types.intp, types.intp, rows), codegen
+
+
+@intrinsic
+def _load_rows(typing, like, array, places, offset):
+    block = types.UniTuple(like, places.count)
+
+    def codegen(context, builder, signature, args):
+        def row(i):
+            index = builder.add(builder.extract_value(args[2], i), args[3])
+            return _load(context, builder, like, _address(context, builder, array, args[1], index))
+
+        return _each(builder, context.get_value_type(block), row)
+
+    return block(like, array, places, types.intp), codegen
+
+
+@intrinsic
+def _store_rows(typing, array, places, offset, block):
+    def codegen(context, builder, signature, args):
+        for i in range(block.count):
+            index = builder.add(builder.extract_value(args[1], i), args[2])
+            address = _address(context, builder, array, args[0], index)
+            _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
+        return context.get_dummy_value()
+
+    return types.void(array, places, types.intp, block), codegen
+
+
+@intrinsic
+def _multiply_add(typing, x, places, k, vector, sums):
+    def codegen(context, builder, signature, args):
+        llvm_vector = context.get_value_type(vector)
+
+        def row(i):
+            index = builder.add(builder.extract_value(args[1], i), args[2])
+            factor = _splat(builder, llvm_vector, builder.load(_address(context, builder, x, args[0], index)))
+            return _fused(context, builder, vector, factor, args[3], builder.extract_value(args[4], i))
+
+        return _each(builder, context.get_value_type(sums), row)
+
+    return sums(x, places, types.intp, vector, sums), codegen
 
 
 if config.DISABLE_JIT:
 
-    def zeros(array, width):
-        return np.zeros(width.lanes, array.dtype)
+    def zeros(array, block):
+        return tuple(np.zeros((block.rows, block.lanes), array.dtype))
+
+    def fill(like, number):
+        return np.full_like(like, number)
 
     def load(like, array, index):
         return array[index : index + len(like)].copy()
@@ -183,16 +378,41 @@ if config.DISABLE_JIT:
     def store(array, index, vector):
         array[index : index + len(vector)] = vector
 
+    def prefetch(array, index):
+        pass
+
     def fma(scalar, vector, sums):
         return scalar * vector + sums
 
-    def maximum0(vector):
-        return np.maximum(vector, 0)
+    def maximum0(block):
+        return tuple(map(maximum0, block)) if isinstance(block, tuple) else np.maximum(block, 0)
 
-    def pick(array, index):
-        return array[index]
+    def gate(vector, by):
+        return np.where(by > 0, vector, vector * 0)
 
-    lanes = len
+    def larger(vector, best, here, places):
+        wins = ~(vector <= best) & (best == best)
+        return np.where(wins, vector, best), np.where(wins, here, places).astype(places.dtype)
+
+    def only_where(places, here, vector):
+        return np.where(places == here, vector, vector.dtype.type(0))
+
+    def repeat(vector, rows):
+        return (vector,) * len(rows)
+
+    def take(table, first, count, rows):
+        return tuple(table[min(first + i, count - 1)] for i in range(len(rows)))
+
+    def load_rows(like, array, places, offset):
+        return tuple(load(like, array, place + offset) for place in places)
+
+    def store_rows(array, places, offset, block):
+        for place, vector in zip(places, block, strict=True):
+            store(array, place + offset, vector)
+
+    def multiply_add(x, places, k, vector, sums):
+        return tuple(x[place + k] * vector + row for place, row in zip(places, sums, strict=True))
 else:
-    zeros, load, store, fma, maximum0 = _zeros, _load, _store, _fma, _maximum0
-    pick, lanes = _pick, _lanes
+    zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
+    larger, only_where, prefetch = _larger, _only_where, _prefetch
+    repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add

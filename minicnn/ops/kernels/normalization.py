@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from minicnn.ops.kernels.lanes import fma, gate, load, maximum0, one_row, store, zeros
 from minicnn.ops.kernels.threads import parallel
 from minicnn.ops.kernels.workspace import result, scratch
 
@@ -16,27 +17,34 @@ PARTS = 32
 
 
 @parallel
-def _moments(x, sums, squares):
+def _moments(block, x, sums, squares):
     m, c = x.shape
-    parts = sums.shape[0]
+    parts, flat = sums.shape[0], x.reshape(-1)
     for part in prange(parts):
-        total, square = sums[part], squares[part]
-        total[:] = 0
-        square[:] = 0
-        for i in range(part * m // parts, (part + 1) * m // parts):
-            for k in range(c):
-                v = x[i, k] - x[0, k]
-                total[k] += v
-                square[k] += v * v
+        for k in range(0, c, len(zeros(x, block)[0])):
+            total, square = zeros(x, block)[0], zeros(x, block)[0]
+            first = load(total, flat, k)
+            for i in range(part * m // parts, (part + 1) * m // parts):
+                v = load(total, flat, i * c + k) - first
+                total = total + v
+                square = fma(v, v, square)
+            store(sums[part], k, total)
+            store(squares[part], k, square)
 
 
 @parallel
-def _scale_shift(x, scale, shift, relu, y):
+def _scale_shift(block, x, scale, shift, relu, y):
     m, c = x.shape
-    for i in prange(m):
-        for k in range(c):
-            v = x[i, k] * scale[k] + shift[k]
-            y[i, k] = x.dtype.type(0) if relu and v < 0 else v
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    for part in prange(PARTS):
+        like = zeros(x, block)[0]
+        for k in range(0, c, len(like)):
+            a, b = load(like, scale, k), load(like, shift, k)
+            for i in range(part * m // PARTS, (part + 1) * m // PARTS):
+                v = fma(a, load(like, flat_x, i * c + k), b)
+                if relu:
+                    v = maximum0(v)
+                store(flat_y, i * c + k, v)
 
 
 def scale_shift(x, scale, shift, relu=False, out=None):
@@ -44,7 +52,7 @@ def scale_shift(x, scale, shift, relu=False, out=None):
     y = result(out, x.shape, x.dtype)
     c = x.shape[-1]
     scale, shift = np.ascontiguousarray(scale, x.dtype), np.ascontiguousarray(shift, x.dtype)
-    _scale_shift(np.ascontiguousarray(x).reshape(-1, c), scale, shift, relu, y.reshape(-1, c))
+    _scale_shift(one_row(c, x.dtype), np.ascontiguousarray(x).reshape(-1, c), scale, shift, relu, y.reshape(-1, c))
     return y
 
 
@@ -54,7 +62,7 @@ def batch_norm(x, gamma, beta, epsilon, relu=False, out=None):
     flat = x.reshape(-1, x.shape[-1])
     m, c = flat.shape
     sums, squares = scratch("sums", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
-    _moments(flat, sums, squares)
+    _moments(one_row(c, x.dtype), flat, sums, squares)
     shifted = sums.sum(axis=0, dtype=np.float64) / m
     var = np.maximum(squares.sum(axis=0, dtype=np.float64) / m - shifted**2, 0)
     mean = shifted + flat[0]
@@ -64,32 +72,37 @@ def batch_norm(x, gamma, beta, epsilon, relu=False, out=None):
 
 
 @parallel
-def _sums_backward(dy, x, y, mean, relu, sums, products):
+def _sums_backward(block, dy, x, y, mean, relu, sums, products):
     m, c = x.shape
-    parts = sums.shape[0]
+    parts, flat_dy, flat_x, flat_y = sums.shape[0], dy.reshape(-1), x.reshape(-1), y.reshape(-1)
     for part in prange(parts):
-        total, product = sums[part], products[part]
-        total[:] = 0
-        product[:] = 0
-        for i in range(part * m // parts, (part + 1) * m // parts):
-            for k in range(c):
-                v = dy[i, k]
-                if relu and not y[i, k] > 0:
-                    v = v * 0
-                total[k] += v
-                product[k] += v * (x[i, k] - mean[k])
+        for k in range(0, c, len(zeros(x, block)[0])):
+            total, product = zeros(x, block)[0], zeros(x, block)[0]
+            centre = load(total, mean, k)
+            for i in range(part * m // parts, (part + 1) * m // parts):
+                v = load(total, flat_dy, i * c + k)
+                if relu:
+                    v = gate(v, load(total, flat_y, i * c + k))
+                total = total + v
+                product = fma(v, load(total, flat_x, i * c + k) - centre, product)
+            store(sums[part], k, total)
+            store(products[part], k, product)
 
 
 @parallel
-def _dx(dy, x, y, relu, a, b, d, dx):
+def _dx(block, dy, x, y, relu, a, b, d, dx):
     """dx = a * dy + b * x + d, channel by channel."""
     m, c = x.shape
-    for i in prange(m):
-        for k in range(c):
-            v = dy[i, k]
-            if relu and not y[i, k] > 0:
-                v = v * 0
-            dx[i, k] = a[k] * v + b[k] * x[i, k] + d[k]
+    flat_dy, flat_x, flat_y, flat_dx = dy.reshape(-1), x.reshape(-1), y.reshape(-1), dx.reshape(-1)
+    for part in prange(PARTS):
+        like = zeros(x, block)[0]
+        for k in range(0, c, len(like)):
+            by_dy, by_x, shift = load(like, a, k), load(like, b, k), load(like, d, k)
+            for i in range(part * m // PARTS, (part + 1) * m // PARTS):
+                v = load(like, flat_dy, i * c + k)
+                if relu:
+                    v = gate(v, load(like, flat_y, i * c + k))
+                store(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, load(like, flat_x, i * c + k), shift)))
 
 
 def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):
@@ -100,7 +113,8 @@ def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu
     flat_dy, flat_x, flat_y = dy.reshape(-1, c), x.reshape(-1, c), y.reshape(-1, c)
     m = len(flat_x)
     sums, products = scratch("sums", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
-    _sums_backward(flat_dy, flat_x, flat_y, mean, relu, sums, products)
+    block, mean = one_row(c, x.dtype), np.ascontiguousarray(mean, x.dtype)
+    _sums_backward(block, flat_dy, flat_x, flat_y, mean, relu, sums, products)
     inverse_std = 1 / np.sqrt(var.astype(np.float64) + epsilon)
     total, product = sums.sum(axis=0, dtype=np.float64), products.sum(axis=0, dtype=np.float64) * inverse_std
     dbeta[...], dgamma[...] = total, product
@@ -108,5 +122,5 @@ def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu
     b = -a * product * inverse_std / m
     d = -a * total / m - b * mean
     dx = result(out, x.shape, x.dtype)
-    _dx(flat_dy, flat_x, flat_y, relu, *(v.astype(x.dtype) for v in (a, b, d)), dx.reshape(-1, c))
+    _dx(block, flat_dy, flat_x, flat_y, relu, *(v.astype(x.dtype) for v in (a, b, d)), dx.reshape(-1, c))
     return dx

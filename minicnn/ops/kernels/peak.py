@@ -10,35 +10,32 @@ import time
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.lanes import Width, fma, load, store, wide, zeros
+from minicnn.ops.kernels.lanes import Block, best_block, load_rows, multiply_add, store_rows, zeros
 from minicnn.ops.kernels.threads import get_threads, parallel
 
 ROUNDS, SUMS = 20_000, 14
 
 
 @parallel
-def _multiply_add(width, numbers, threads):
+def _multiply_add(block, numbers, threads):
     for thread in prange(threads):
-        v = load(zeros(numbers, width), numbers, 0)
-        a0, a1, a2, a3, a4, a5, a6 = v, v, v, v, v, v, v
-        b0, b1, b2, b3, b4, b5, b6 = v, v, v, v, v, v, v
+        like = zeros(numbers, block)
+        places = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+        sums = load_rows(like[0], numbers, places, 0)
+        v = sums[0]
         for _ in range(ROUNDS):
-            a0, a1, a2, a3 = fma(v, v, a0), fma(v, v, a1), fma(v, v, a2), fma(v, v, a3)
-            a4, a5, a6 = fma(v, v, a4), fma(v, v, a5), fma(v, v, a6)
-            b0, b1, b2, b3 = fma(v, v, b0), fma(v, v, b1), fma(v, v, b2), fma(v, v, b3)
-            b4, b5, b6 = fma(v, v, b4), fma(v, v, b5), fma(v, v, b6)
-        for a in (a0, a1, a2, a3, a4, a5, a6, b0, b1, b2, b3, b4, b5, b6):
-            store(numbers, (thread + 1) * 64, fma(a, v, load(v, numbers, (thread + 1) * 64)))
+            sums = multiply_add(numbers, places, 0, v, sums)
+        store_rows(numbers, places, (thread + 1) * 64, sums)
 
 
 def peak(dtype=np.float32, seconds: float = 0.2) -> float:
     """The median rate of multiply-adds on all threads, in floating-point operations a second (a multiply-add is two)."""
-    threads, width = get_threads(), wide(dtype) // 2
-    numbers = np.zeros(64 * (threads + 1), dtype)
-    _multiply_add(Width(width), numbers, threads)
+    threads, lanes = get_threads(), best_block(dtype).lanes // 2  # one register a row
+    block, numbers = Block(SUMS, lanes), np.zeros(64 * (threads + 1), dtype)
+    _multiply_add(block, numbers, threads)
     times, end = [], time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
-        _multiply_add(Width(width), numbers, threads)
+        _multiply_add(block, numbers, threads)
         times.append(time.perf_counter() - start)
-    return 2 * width * SUMS * ROUNDS * threads / float(np.median(times))
+    return 2 * lanes * SUMS * ROUNDS * threads / float(np.median(times))

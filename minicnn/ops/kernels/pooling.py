@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.threads import parallel
+from minicnn.ops.kernels.lanes import fill, larger, load, one_row, only_where, store, zeros
+from minicnn.ops.kernels.threads import kernel, parallel
 from minicnn.ops.kernels.workspace import result
 from minicnn.ops.shapes import output_size
 
@@ -23,26 +24,34 @@ def _corner(padding):
     return padding[0][0], padding[1][0]
 
 
+@kernel
+def _largest(best, place, x, at, p0, p1, q0, q1, down, right, width):
+    """The largest numbers of one window, and where in it they were; the first of equals, NaN above all."""
+    best, place = fill(best, -np.inf), fill(place, p0 * width + q0 if p0 < p1 and q0 < q1 else 0)
+    for p in range(p0, p1):
+        for q in range(q0, q1):
+            best, place = larger(load(best, x, at + p * down + q * right), best, p * width + q, place)
+    return best, place
+
+
 @parallel
-def _max_pool(x, size, stride, corner, y, where):
+def _max_pool(block, x, size, stride, corner, y, where):
     n, h, w, c = x.shape
     _, oh, ow, _ = y.shape
+    flat_x, flat_y, flat_where = x.reshape(-1), y.reshape(-1), where.reshape(-1)
     for image in prange(n):
+        best, place = zeros(x, block)[0], zeros(where, block)[0]
         for i in range(oh):
             top = i * stride[0] - corner[0]
+            p0, p1 = max(0, -top), min(size[0], h - top)
             for j in range(ow):
                 left = j * stride[1] - corner[1]
-                best, place = y[image, i, j], where[image, i, j]
-                p0, p1, q0, q1 = max(0, -top), min(size[0], h - top), max(0, -left), min(size[1], w - left)
-                best[:] = -np.inf
-                place[:] = p0 * size[1] + q0 if p0 < p1 and q0 < q1 else 0
-                for p in range(p0, p1):
-                    for q in range(q0, q1):
-                        pixel, here = x[image, top + p, left + q], p * size[1] + q
-                        for k in range(c):
-                            if not (pixel[k] <= best[k] or best[k] != best[k]):
-                                best[k] = pixel[k]
-                                place[k] = here
+                q0, q1 = max(0, -left), min(size[1], w - left)
+                for k in range(0, c, len(best)):
+                    at, target = ((image * h + top) * w + left) * c + k, ((image * oh + i) * ow + j) * c + k
+                    best, place = _largest(best, place, flat_x, at, p0, p1, q0, q1, w * c, c, size[1])
+                    store(flat_y, target, best)
+                    store(flat_where, target, place)
 
 
 def max_pool2d(x, size, stride, padding, out=None):
@@ -52,7 +61,7 @@ def max_pool2d(x, size, stride, padding, out=None):
     shape = _pooled_shape(x.shape, size, stride, padding)
     y = result(y_out, shape, x.dtype)
     where = result(where_out, shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
-    _max_pool(x, size, stride, _corner(padding), y, where)
+    _max_pool(one_row(shape[3], x.dtype), x, size, stride, _corner(padding), y, where)
     return y, where
 
 
@@ -73,30 +82,32 @@ def _max_pool_backward(dy, where, size, stride, corner, dx):
 
 
 @parallel
-def _max_pool_backward_apart(dy, where, size, dx):
+def _max_pool_backward_apart(block, dy, where, size, dx):
     """Windows side by side without overlap: every pixel has one window, and is written once."""
     n, oh, ow, c = dy.shape
     _, h, w, _ = dx.shape
+    flat_dy, flat_where, flat_dx = dy.reshape(-1), where.reshape(-1), dx.reshape(-1)
     for image in prange(n):
-        for i in range(h):
-            for j in range(w):
-                window_row, window_column = i // size[0], j // size[1]
-                pixel = dx[image, i, j]
-                if window_row < oh and window_column < ow:
-                    here = (i - window_row * size[0]) * size[1] + j - window_column * size[1]
-                    for k in range(c):
-                        won = where[image, window_row, window_column, k] == here
-                        pixel[k] = dy[image, window_row, window_column, k] if won else 0
-                else:
-                    pixel[:] = 0
+        like, place = zeros(dy, block)[0], zeros(where, block)[0]
+        for i in range(oh):
+            for j in range(ow):
+                for k in range(0, c, len(like)):
+                    source = ((image * oh + i) * ow + j) * c + k
+                    value, won = load(like, flat_dy, source), load(place, flat_where, source)
+                    at = ((image * h + i * size[0]) * w + j * size[1]) * c + k
+                    for p in range(size[0]):
+                        for q in range(size[1]):
+                            store(flat_dx, at + (p * w + q) * c, only_where(won, p * size[1] + q, value))
+        dx[image, oh * size[0] :] = 0  # rows and columns that belong to no window
+        dx[image, :, ow * size[1] :] = 0
 
 
 def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
     """See `reference.max_pool2d_backward`."""
     dy, where = np.ascontiguousarray(dy), np.ascontiguousarray(where)
     dx = result(out, x_shape, dy.dtype)
-    if tuple(size) == tuple(stride) and _corner(padding) == (0, 0):
-        _max_pool_backward_apart(dy, where, size, dx)
+    if tuple(size) == tuple(stride) and padding == ((0, 0), (0, 0)):
+        _max_pool_backward_apart(one_row(x_shape[3], dy.dtype), dy, where, size, dx)
     else:
         _max_pool_backward(dy, where, size, stride, _corner(padding), dx)
     return dx

@@ -26,10 +26,10 @@ from numba.core import event
 # No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
-# An OpenMP thread that waits for work burns its core for milliseconds, and with it the time of whatever else wants to run
-# there. A short wait costs nothing on a quiet machine and is several times faster on a busy one.
+# An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
+# wants to run there. Half a millisecond is enough from one kernel to the next; to wake a thread takes a tenth of that.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 _pool = threading.Lock()
 _forked = False

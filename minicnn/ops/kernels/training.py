@@ -79,9 +79,9 @@ def _cross_entropy(logits, targets, weights, dlogits):
         for k in range(classes):
             dlogits[i, k] = math.exp(logits[i, k] - largest)
             sum_exp += dlogits[i, k]
-        share = weights[i] / total
+        share, log_sum = weights[i] / total, largest + math.log(sum_exp)
         for k in range(classes):
-            loss -= share * targets[i, k] * (logits[i, k] - largest - math.log(sum_exp))
+            loss -= share * targets[i, k] * (logits[i, k] - log_sum)
             dlogits[i, k] = share * (dlogits[i, k] / sum_exp - targets[i, k])
     return loss
 

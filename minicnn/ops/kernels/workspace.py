@@ -1,4 +1,4 @@
-"""Scratch memory that kernels use again and again.
+"""Memory for arrays that are used again and again.
 
 Fresh memory costs a page fault for every 4 KiB, more than many a kernel does with it. Each Python thread has scratch of
 its own, and what lies in it is dead when the operation that asked for it returns.
@@ -11,6 +11,8 @@ import threading
 
 import numpy as np
 
+from minicnn.memory import empty
+
 _local = threading.local()
 
 
@@ -19,7 +21,7 @@ def scratch(slot: str, shape, dtype) -> np.ndarray:
     slots = _local.__dict__
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if slot not in slots or slots[slot].size < size:
-        slots[slot] = np.empty(size + 64, np.uint8)
+        slots[slot] = empty(size + 64, np.uint8)  # a vector may reach a little past the end
     return slots[slot][:size].view(dtype).reshape(shape)
 
 
@@ -27,4 +29,4 @@ def result(out, shape, dtype) -> np.ndarray:
     """`out` where it fits, else a new array: every public kernel writes its result here."""
     if out is not None and out.shape == tuple(shape) and out.dtype == dtype and out.flags.c_contiguous:
         return out
-    return np.empty(shape, dtype)
+    return empty(shape, dtype)

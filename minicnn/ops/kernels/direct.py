@@ -1,0 +1,383 @@
+"""Convolution of any shape on wide vectors: see `reference.conv2d` for what it computes.
+
+Faster because the im2col matrix is never made. An image is copied once into a padded scratch that stays in the cache;
+a row of the matrix is then `places[q] + runs[r]`: the offset of output pixel q's window, plus the offset of each
+contiguous run of numbers within a window. Both tables are the same for every image, and with them the small kernels of
+products.py serve any stride, dilation, groups and padding.
+
+Three products: forward is (rows of windows) x weights; the gradient of the input is (rows of dy) x turned weights, one
+set of taps for each residue of the stride; the gradient of the weights is an outer product over all pixels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from minicnn.ops.kernels.lanes import (
+    gate,
+    load,
+    load_rows,
+    maximum0,
+    one_row,
+    repeat,
+    store,
+    store_rows,
+    take,
+    zeros,
+)
+from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel
+from minicnn.ops.kernels.threads import kernel, parallel
+from minicnn.ops.kernels.workspace import result, scratch
+from minicnn.ops.shapes import output_size
+
+ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
+
+
+class Windows(NamedTuple):
+    """Where the windows of one padded image lie; offsets count numbers, not bytes."""
+
+    rows: int  # of the padded image
+    columns: int
+    channels: int
+    top: int  # where the image's own first pixel lies in it
+    left: int
+    places: np.ndarray  # of each output pixel's window
+    down: int  # from a window to the one below
+    right: int  # and to the one beside it
+    oh: int  # of the output
+    ow: int
+    runs: np.ndarray  # of each contiguous run within a window
+    length: int  # of a run
+    taps: np.ndarray  # of each single number within a window: the im2col matrix's columns
+
+
+@lru_cache(maxsize=256)
+def forward_windows(x_shape, kernel_size, stride, padding, dilation, groups) -> Windows:
+    """The tables of a convolution's windows over its padded input."""
+    h, w, c = x_shape
+    kh, kw = kernel_size
+    (top, bottom), (left, right) = padding
+    hp, wp = top + h + bottom, left + w + right
+    oh, ow = output_size((h, w), kernel_size, stride, padding, dilation)
+    down, right = stride[0] * wp * c, stride[1] * c
+    places = np.add.outer(np.arange(oh) * down, np.arange(ow) * right).ravel()
+    pixels = np.add.outer(np.arange(kh) * dilation[0] * wp * c, np.arange(kw) * dilation[1] * c)
+    taps = np.add.outer(pixels, np.arange(c // groups)).ravel()
+    runs, length = pixels.ravel(), c // groups
+    if dilation[1] == 1 and groups == 1:
+        runs, length = np.ascontiguousarray(pixels[:, 0]), kw * c
+    return Windows(hp, wp, c, top, left, places, down, right, oh, ow, runs, length, taps)
+
+
+class Backward(NamedTuple):
+    """How dx is gathered from a padded dy: one set of taps for each residue of the stride ('phase')."""
+
+    rows: int  # of the padded dy
+    columns: int
+    channels: int
+    top: int  # where dy's own first pixel lies in it
+    left: int
+    places: np.ndarray  # of each pixel of dx: where its window of dy begins, phase by phase
+    targets: np.ndarray  # of each pixel of dx: where it lies in dx
+    runs: np.ndarray  # of each tap
+    taps: np.ndarray  # which tap of the kernel each run meets
+    phases: np.ndarray  # (phases, 4): begin and end in places, begin and end in runs
+
+
+@lru_cache(maxsize=256)
+def backward_windows(x_shape, y_shape, kernel_size, stride, padding, dilation) -> Backward:
+    """Pixel i of x was row p of window m where i + top = m*stride + p*dilation; so it gathers dy[m] * w[p]."""
+    h, w, c = x_shape
+    oh, ow, f = y_shape
+    before, after, by_phase = [], [], []
+    for size, o, k, s, (begin, _), d in zip((h, w), (oh, ow), kernel_size, stride, padding, dilation, strict=True):
+        lowest, highest = (begin - (k - 1) * d) // s, (size - 1 + begin) // s
+        before.append(max(0, -lowest))
+        after.append(max(0, highest - (o - 1)))
+        by_phase.append(
+            [
+                (
+                    np.arange(a, size, s),
+                    [(p, (a + begin - p * d) // s) for p in range(k) if (a + begin - p * d) % s == 0],
+                )
+                for a in range(min(s, size))
+            ]
+        )
+    hp, wp = before[0] + oh + after[0], before[1] + ow + after[1]
+    row, column = wp * f, f
+    places, targets, runs, taps, phases = [], [], [], [], []
+    for rows, row_taps in by_phase[0]:
+        for columns, column_taps in by_phase[1]:
+            begin = len(places), len(runs)
+            places += [m * row + q * column for m in range(len(rows)) for q in range(len(columns))]
+            targets += [(i * w + j) * c for i in rows for j in columns]
+            runs += [(m + before[0]) * row + (q + before[1]) * column for _, m in row_taps for _, q in column_taps]
+            taps += [p * kernel_size[1] + q for p, _ in row_taps for q, _ in column_taps]
+            phases.append((begin[0], len(places), begin[1], len(runs)))
+    tables = [np.array(t, np.int64) for t in (places, targets, runs, taps, phases)]
+    return Backward(hp, wp, f, *before, *tables)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Preparation: padding and packing
+
+
+@kernel
+def pad_image(image, padded, padded_width, top, left):
+    """Copy an image (h, w, c) into the middle of a flat, zeroed, padded one."""
+    h, w, c = image.shape
+    flat = image.reshape(h, w * c)
+    for i in range(h):
+        at = ((top + i) * padded_width + left) * c
+        for k in range(w * c):
+            padded[at + k] = flat[i, k]
+
+
+@kernel
+def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, db):
+    """Copy an image's dy into the middle of a padded one, shut where relu gave 0; add its pixels to db."""
+    h, w, c = shape
+    for k in range(0, c, len(like)):
+        total = load(like, db, k)
+        for i in range(h):
+            for j in range(w):
+                at = start + (i * w + j) * c + k
+                v = load(like, dy, at)
+                if relu:
+                    v = gate(v, load(like, y, at))
+                total = total + v
+                store(padded, ((top + i) * padded_width + left + j) * c + k, v)
+        store(db, k, total)
+
+
+@kernel
+def pack(w, panels):
+    """Weights (rows, groups * f) to panels (groups, panels, rows, lanes); lanes beyond f are 0."""
+    groups, count, rows, width = panels.shape
+    f = w.shape[1] // groups
+    for g in range(groups):
+        for p in range(count):
+            for k in range(rows):
+                for l in range(width):
+                    column = p * width + l
+                    panels[g, p, k, l] = w[k, g * f + column] if column < f else 0
+
+
+@kernel
+def pack_turned(w, taps, panels):
+    """Weights (taps, c, groups * f) to panels (groups, panels, taps * f, lanes) of w transposed, in order of taps."""
+    groups, count, _, width = panels.shape
+    c, f = w.shape[1], w.shape[2] // groups
+    for g in range(groups):
+        for p in range(count):
+            for t in range(taps.shape[0]):
+                for l in range(width):
+                    channel = p * width + l
+                    for k in range(f):
+                        panels[g, p, t * f + k, l] = w[taps[t], channel, g * f + k] if channel < c else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The three products
+
+
+@kernel
+def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, targets, columns, block):
+    """y[targets[q] + y0 ...] = `start` + the windows at places[q] times one panel, for every q.
+
+    Of the panel's lanes `columns` are real; where that is not all of them, rows go by way of `block`.
+    """
+    count, rows, lanes = places.shape[0], len(start), len(start[0])
+    steps = np.arange(rows) * lanes
+    for t in range(0, count, rows):
+        sums = rows_by_panel(x, x0, take(places, t, count, start), runs, length, panels, panel0, start)
+        if relu:
+            sums = maximum0(sums)
+        if columns == lanes:
+            store_rows(y, take(targets, t, count, start), y0, sums)
+        else:
+            store_rows(block, take(steps, 0, rows, start), 0, sums)
+            for i in range(min(rows, count - t)):
+                for l in range(columns):
+                    y[y0 + targets[t + i] + l] = block[i * lanes + l]
+
+
+@kernel
+def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, targets, spill):
+    """The image (padded, from x0 on) times every panel of every group."""
+    groups, count, rows, lanes = panels.shape
+    depth, flat = windows.channels // groups, panels.reshape(-1)
+    like = zeros(source, block)
+    for g in range(groups):
+        for p in range(count):
+            panel, column = g * count + p, p * lanes
+            product(
+                *(
+                    repeat(load(like[0], bias, panel * lanes), like),
+                    source,
+                    x0 + g * depth,
+                    windows.places,
+                    windows.runs,
+                    windows.length,
+                ),
+                *(flat, panel * rows * lanes, relu, y, y0 + g * f + column, targets, min(lanes, f - column), spill),
+            )
+
+
+@parallel
+def _forward(block, x, windows, panels, bias, relu, y, targets, frames, spills):
+    n, h, w, c = x.shape
+    tasks = frames.shape[0]
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    for task in prange(tasks):
+        frame = frames[task]
+        frame[:] = 0
+        for image in range(task * n // tasks, (task + 1) * n // tasks):
+            source, x0 = flat_x, image * h * w * c
+            if windows.rows != h or windows.columns != w:
+                pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+                source, x0 = frame, 0
+            y0 = image * y.shape[1] * y.shape[2] * y.shape[3]
+            f = y.shape[3] // panels.shape[0]
+            _forward_image(block, source, x0, windows, panels, bias, relu, flat_y, y0, f, targets, spills[task])
+
+
+def conv2d(x, w, b, stride, padding, dilation, groups, relu, out):
+    """y, for any convolution."""
+    kh, kw, c, f = w.shape
+    windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
+    n, oh, ow = len(x), *output_size(x.shape[1:3], (kh, kw), stride, padding, dilation)
+    y = result(out, (n, oh, ow, f), x.dtype)
+    if y.size == 0:
+        return y
+    block = panel_block(f // groups, x.dtype, ROWS)
+    panels = scratch("panels", (groups, -(-(f // groups) // block.lanes), kh * kw * c, block.lanes), x.dtype)
+    pack(w.reshape(kh * kw * c, f), panels)
+    bias = scratch("bias", (*panels.shape[:2], 1, block.lanes), x.dtype)
+    pack(np.zeros((1, f), x.dtype) if b is None else b.reshape(1, f), bias)
+    tasks = min(n, 16)
+    frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), x.dtype)
+    spills = scratch("blocks", (tasks, ROWS * block.lanes), x.dtype)
+    _forward(block, x, windows, panels, bias.reshape(-1), relu, y, _pixels(oh * ow, f), frames, spills)
+    return y
+
+
+@lru_cache(maxsize=256)
+def _pixels(count, f):
+    return np.arange(count) * f
+
+
+@kernel
+def _backward_weights(block, frame, windows, dy, back, f, dw):
+    """dw (groups, panels, rows, lanes) += one image's outer products."""
+    groups, count, rows, lanes = dw.shape
+    depth, flat, like = windows.channels // groups, dw.reshape(-1), zeros(frame, block)
+    steps, dy_steps = np.arange(rows) * lanes, (back.columns * back.channels, back.channels)
+    dy0 = (back.top * back.columns + back.left) * back.channels
+    for g in range(groups):
+        for p in range(count):
+            panel = (g * count + p) * rows * lanes
+            for k in range(0, rows, len(like)):
+                targets = take(steps, k, rows, like)
+                sums = outer_product(
+                    *(frame, g * depth, (windows.down, windows.right), take(windows.taps, k, rows, like)),
+                    *(dy, dy0 + g * f + p * lanes, dy_steps, (windows.oh, windows.ow)),
+                    load_rows(like[0], flat, targets, panel),
+                )
+                store_rows(flat, targets, panel, sums)
+
+
+@kernel
+def _backward_pixels(block, dy, back, turned, f, dx, dx0, c, spill):
+    """One image's dx: for each residue of the stride, rows of dy times the weights of the taps that meet it."""
+    groups, count, _, lanes = turned.shape
+    flat, start = turned.reshape(-1), zeros(dy, block)
+    for phase in range(back.phases.shape[0]):
+        q0, q1, r0, r1 = back.phases[phase]
+        for g in range(groups):
+            for p in range(count):
+                panel = ((g * count + p) * back.runs.shape[0] + r0) * f * lanes
+                product(
+                    *(start, dy, g * f, back.places[q0:q1], back.runs[r0:r1], f, flat, panel, False),
+                    *(dx, dx0 + g * c + p * lanes, back.targets[q0:q1], min(lanes, c - p * lanes), spill),
+                )
+
+
+@parallel
+def _backward(
+    block, row, dy, x, y, relu, windows, partial, db, frames, need_dx, dx_block, back, turned, dx, dys, spills
+):
+    n, h, w, c = x.shape
+    tasks, groups = partial.shape[:2]
+    flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
+    for task in prange(tasks):
+        frame, gated, dw, like = frames[task], dys[task], partial[task], zeros(dy, row)[0]
+        frame[:] = 0
+        gated[:] = 0
+        dw[:] = 0
+        db[task, :] = 0
+        for image in range(task * n // tasks, (task + 1) * n // tasks):
+            pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            start = image * dy.shape[1] * dy.shape[2] * dy.shape[3]
+            pad_gated(
+                like, flat_dy, flat_y, relu, start, dy.shape[1:], gated, back.columns, back.top, back.left, db[task]
+            )
+            _backward_weights(block, frame, windows, gated, back, back.channels // groups, dw)
+            if need_dx:
+                x0 = image * h * w * c
+                _backward_pixels(
+                    dx_block, gated, back, turned, back.channels // groups, flat_dx, x0, c // groups, spills[task]
+                )
+
+
+@parallel
+def _reduce(partial, dw):
+    """Add the tasks' sums in the order of the tasks, whoever computed them."""
+    tasks, groups, count, rows, width = partial.shape
+    f = dw.shape[1] // groups
+    for k in prange(rows):
+        for g in range(groups):
+            for p in range(count):
+                used = min(width, f - p * width)
+                row = dw[k, g * f + p * width : g * f + p * width + used]
+                row[:] = 0
+                for task in range(tasks):
+                    for l in range(used):
+                        row[l] += partial[task, g, p, k, l]
+
+
+def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu, need_dx, out):
+    """dx, dw and db, for any convolution; both products of an image run while it is in the cache."""
+    kh, kw, c, f = w.shape
+    dtype = x.dtype
+    windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
+    back = backward_windows(x.shape[1:], dy.shape[1:], (kh, kw), stride, padding, dilation)
+    block = panel_block(f // groups, dtype, ROWS)
+    dx_block = panel_block(c, dtype, ROWS) if need_dx else block
+    tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
+    partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.lanes), kh * kw * c, block.lanes), dtype)
+    sums = scratch("db", (tasks, f), dtype)
+    frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
+    dys = scratch(
+        "dy", (tasks, back.rows * back.columns * f + block.lanes), dtype
+    )  # a vector may reach past the last pixel
+    dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
+    turned = scratch("panels", (groups, -(-c // dx_block.lanes), len(back.taps) * (f // groups), dx_block.lanes), dtype)
+    if need_dx:
+        pack_turned(w.reshape(kh * kw, c, f), back.taps, turned)
+    spills = scratch("blocks", (tasks, ROWS * dx_block.lanes), dtype)
+    _backward(
+        *(block, one_row(f, dtype), dy, x, y, relu, windows, partial, sums, frames),
+        *(need_dx, dx_block, back, turned, dx, dys, spills),
+    )
+    flat = result(dw, dw.shape, dtype).reshape(kh * kw * c, f)
+    _reduce(partial, flat)
+    if not np.shares_memory(flat, dw):
+        dw[...] = flat.reshape(dw.shape)
+    if db is not None:
+        db[...] = sums.sum(axis=0)
+    return dx if need_dx else None

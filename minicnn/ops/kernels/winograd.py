@@ -1,0 +1,493 @@
+"""Convolution with a quarter of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see `reference.conv2d`.
+
+Faster because m outputs of a window of r weights are a product of two polynomials, of degrees m - 1 and r - 1, and a
+polynomial of degree n = m + r - 2 is as well known by its values at n + 1 points. At points, a product is a product of
+numbers: n + 1 multiplications where the sum over the window takes m * r. In two dimensions, with 6 points, a tile of
+4 x 4 outputs of a 3 x 3 window takes 36 multiplications and not 144, and one of 2 x 2 outputs of 5 x 5 takes 36, not 100.
+
+    v = B^T d B              a window of 6 x 6 pixels d, at the points        (transform_pixels)
+    u = G g G^T              the weights g, at the points                     (transform_weights)
+    m = sum over channels of u * v, number by number: 36 matrix products      (products.py)
+    y = A^T m A              from the points to a tile of outputs             (transform_outputs)
+
+All three transforms are linear, so the chain rule runs through them by their transposes:
+
+    dm = A dy A^T,    du = sum over tiles of v * dm,    dg = G^T du G,    dv = dm * u,    dd = B dv B^T, added where
+    windows overlap.
+
+The points are 0, +-5/8, +-3/2 and infinity (as in oneDNN, 2018): all numbers below are exact in binary, and the error
+in float32 is about five times that of the plain sum, a quarter of that of the textbook's 0, +-1, +-2.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from minicnn.ops.kernels.lanes import (
+    Block,
+    best_block,
+    fma,
+    gate,
+    load,
+    load_rows,
+    maximum0,
+    prefetch,
+    store,
+    store_rows,
+    take,
+    zeros,
+)
+from minicnn.ops.kernels.products import outer_product, rows_by_panel
+from minicnn.ops.kernels.threads import get_threads, kernel, parallel
+from minicnn.ops.kernels.workspace import result, scratch
+from minicnn.ops.shapes import output_size
+
+P, Q = 5 / 8, 3 / 2  # the points are 0, P, -P, Q, -Q and infinity
+P2, Q2, PQ = P * P, Q * Q, P * P * Q * Q
+POINTS = 6
+GROUP = 32  # tiles that go through the 36 products together, and stay in the cache meanwhile
+
+
+class Tiles(NamedTuple):
+    """How an image is cut into tiles of outputs; each reads a window of 6 x 6 pixels."""
+
+    size: int  # of a tile: 4 or 2 outputs
+    rows: int
+    columns: int
+    top: int  # how far the first window reaches over the image's edge
+    left: int
+
+
+def fits(x_shape, w_shape, stride, dilation, groups, dtype) -> bool:
+    """Whether this algorithm takes such a convolution: 3 x 3 or 5 x 5, in steps of one, whole vectors of channels."""
+    kh, kw, c, f = w_shape
+    lanes = best_block(dtype).lanes // 2
+    plain = tuple(stride) == tuple(dilation) == (1, 1) and groups == 1
+    return plain and kh == kw and kh in (3, 5) and c % lanes == 0 and f % lanes == 0 and x_shape[0] > 0
+
+
+@lru_cache
+def weight_transform(r: int, dtype) -> np.ndarray:
+    """G, 6 x r: the values of a polynomial of r weights at the points, each divided by its Lagrange denominator."""
+    points = [0, P, -P, Q, -Q]
+    rows = [[p**k / np.prod([p - q for q in points if q != p]) for k in range(r)] for p in points]
+    return np.array([*rows, [0] * (r - 1) + [1]], dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# One-dimensional transforms, of six vectors or four
+
+
+@kernel
+def pixels_to_points(d):
+    """B^T d: row i is the product of (x - p) over the other points p, in powers of x."""
+    d0, d1, d2, d3, d4, d5 = d
+    even_p, odd_p = fma(-Q2, d2, d4), P * fma(-Q2, d1, d3)
+    even_q, odd_q = fma(-P2, d2, d4), Q * fma(-P2, d1, d3)
+    first, last = fma(PQ, d0, fma(-P2 - Q2, d2, d4)), fma(PQ, d1, fma(-P2 - Q2, d3, d5))
+    return first, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, last
+
+
+@kernel
+def points_to_pixels(v):
+    """B v, the transpose of pixels_to_points."""
+    v0, v1, v2, v3, v4, v5 = v
+    even_p, odd_p, even_q, odd_q = v1 + v2, P * (v1 - v2), v3 + v4, Q * (v3 - v4)
+    d1 = fma(PQ, v5, fma(-Q2, odd_p, -P2 * odd_q))
+    d2 = fma(-P2 - Q2, v0, fma(-Q2, even_p, -P2 * even_q))
+    return PQ * v0, d1, d2, fma(-P2 - Q2, v5, odd_p + odd_q), v0 + even_p + even_q, v5
+
+
+@kernel
+def points_to_outputs(m, size):
+    """A^T m: a sum of the points' powers. For tiles of two the last two of the four mean nothing."""
+    m0, m1, m2, m3, m4, m5 = m
+    even_p, odd_p, even_q, odd_q = m1 + m2, P * (m1 - m2), m3 + m4, Q * (m3 - m4)
+    y1 = odd_p + odd_q
+    if size == 2:
+        y1 = y1 + m5
+    return m0 + even_p + even_q, y1, fma(P2, even_p, Q2 * even_q), fma(P2, odd_p, fma(Q2, odd_q, m5))
+
+
+@kernel
+def outputs_to_points(y, size):
+    """A y, the transpose of points_to_outputs."""
+    y0, y1, y2, y3 = y
+    last = y3
+    if size == 2:
+        last, y2, y3 = y1, y0 - y0, y0 - y0
+    even_p, odd_p = fma(P2, y2, y0), P * fma(P2, y3, y1)
+    even_q, odd_q = fma(Q2, y2, y0), Q * fma(Q2, y3, y1)
+    return y0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, last
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Two-dimensional transforms of one tile, a vector of channels at a time. `window` is scratch of 6 x 6 vectors
+
+
+@kernel
+def six(step):
+    """Six places a step apart."""
+    return 0, step, 2 * step, 3 * step, 4 * step, 5 * step
+
+
+@kernel
+def four(step):
+    """Four places a step apart."""
+    return 0, step, 2 * step, 3 * step
+
+
+@kernel
+def read(like, image, start, shape, row, column, size, window):
+    """The size x size pixels from (row, column) on, 0 where they are not in the image."""
+    h, w, c = shape
+    n = len(like)
+    nothing = like - like
+    for i in range(size):
+        for j in range(size):
+            v = nothing
+            if 0 <= row + i < h and 0 <= column + j < w:
+                v = load(like, image, start + ((row + i) * w + column + j) * c)
+            store(window, (i * POINTS + j) * n, v)
+
+
+@kernel
+def transform_pixels(like, window, v, v0, step):
+    """v = B^T d B, written a step apart for each of the 36."""
+    n = len(like)
+    for i in range(POINTS):
+        store_rows(window, six(n), i * 6 * n, pixels_to_points(load_rows(like, window, six(n), i * 6 * n)))
+    for j in range(POINTS):
+        store_rows(v, six(6 * step), v0 + j * step, pixels_to_points(load_rows(like, window, six(6 * n), j * n)))
+
+
+@kernel
+def transform_outputs(like, m, m0, step, size, window):
+    """y = A^T m A, into the corner of the window."""
+    n = len(like)
+    for i in range(POINTS):
+        rows = load_rows(like, m, six(step), m0 + i * 6 * step)
+        store_rows(window, four(n), i * 6 * n, points_to_outputs(rows, size))
+    for j in range(size):
+        columns = load_rows(like, window, six(6 * n), j * n)
+        store_rows(window, four(6 * n), j * n, points_to_outputs(columns, size))
+
+
+@kernel
+def transform_dy(like, window, size, dm, dm0, step):
+    """dm = A dy A^T, of the corner of the window; its other pixels are 0 or anything where size is 2."""
+    n = len(like)
+    for i in range(size):
+        rows = load_rows(like, window, four(n), i * 6 * n)
+        store_rows(window, six(n), i * 6 * n, outputs_to_points(rows, size))
+    for j in range(POINTS):
+        columns = load_rows(like, window, four(6 * n), j * n)
+        store_rows(dm, six(6 * step), dm0 + j * step, outputs_to_points(columns, size))
+
+
+@kernel
+def transform_dv(like, dv, dv0, step, window):
+    """dd = B dv B^T, into the window."""
+    n = len(like)
+    for i in range(POINTS):
+        rows = load_rows(like, dv, six(step), dv0 + i * 6 * step)
+        store_rows(window, six(n), i * 6 * n, points_to_pixels(rows))
+    for j in range(POINTS):
+        columns = load_rows(like, window, six(6 * n), j * n)
+        store_rows(window, six(6 * n), j * n, points_to_pixels(columns))
+
+
+@parallel
+def _transform_weights(g, w, u):
+    """u = G g G^T: weights (r, r, c, f) to panels (panels, 36, c, lanes)."""
+    r, _, c, f = w.shape
+    panels, _, _, lanes = u.shape
+    for k in prange(c):
+        half = np.empty((r, f), w.dtype)
+        for i in range(POINTS):
+            half[:] = 0
+            for q in range(r):
+                for p in range(r):
+                    for l in range(f):
+                        half[q, l] += g[i, p] * w[p, q, k, l]
+            for j in range(POINTS):
+                for p in range(panels):
+                    for l in range(lanes):
+                        total = w.dtype.type(0)
+                        for q in range(r):
+                            total += g[j, q] * half[q, p * lanes + l]
+                        u[p, i * POINTS + j, k, l] = total
+
+
+@parallel
+def _transform_du(g, partial, dw):
+    """dw = G^T du G, du being the sum of the tasks' parts, added in their order."""
+    r, _, c, f = dw.shape
+    tasks = partial.shape[0]
+    for k in prange(c):
+        half = np.zeros((POINTS, r, f), dw.dtype)  # du G
+        total = np.empty(f, dw.dtype)
+        for i in range(POINTS):
+            for j in range(POINTS):
+                total[:] = 0
+                for task in range(tasks):
+                    for l in range(f):
+                        total[l] += partial[task, i * POINTS + j, k, l]
+                for q in range(r):
+                    for l in range(f):
+                        half[i, q, l] += g[j, q] * total[l]
+        for p in range(r):
+            for q in range(r):
+                row = dw[p, q, k]
+                row[:] = 0
+                for i in range(POINTS):
+                    for l in range(f):
+                        row[l] += g[i, p] * half[i, q, l]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The convolution
+
+
+@kernel
+def place(tile, tiles):
+    """The image a tile belongs to, and its first output's row and column."""
+    image, rest = tile // (tiles.rows * tiles.columns), tile % (tiles.rows * tiles.columns)
+    return image, rest // tiles.columns * tiles.size, rest % tiles.columns * tiles.size
+
+
+@kernel
+def span(depth):
+    """How far the 36 matrices (GROUP, depth) lie apart: not a power of two, which would put all 36 in one cache set."""
+    return GROUP * depth + 16
+
+
+@kernel
+def gather_pixels(like, x, shape, tiles, first, count, v, window):
+    """v (36, GROUP, c) of the tiles from `first` on."""
+    h, w, c = shape
+    for t in range(count):
+        image, row, column = place(first + t, tiles)
+        for k in range(0, c, len(like)):
+            read(like, x, image * h * w * c + k, shape, row - tiles.top, column - tiles.left, POINTS, window)
+            transform_pixels(like, window, v, t * c + k, span(c))
+
+
+@kernel
+def region(array, shape, tiles, first, count, channel, width):
+    """About where the pixels of some tiles lie, `width` channels of each from `channel` on: what `fetch` takes."""
+    h, w, c = shape
+    per = tiles.rows * tiles.columns
+    return array, first * h * w // per * c + channel, count * h * w // per, c, width
+
+
+@kernel
+def fetch(region, part):
+    """Ask for a 36th of a region's cache lines, so that they arrive while the processor multiplies."""
+    array, start, pixels, step, width = region
+    for i in range(part * pixels // 36, (part + 1) * pixels // 36):
+        for k in range(0, width, 64 // array.itemsize):
+            prefetch(array, start + i * step + k)
+
+
+@kernel
+def times_panel(block, a, depth, u, u0, count, m, soon, later):
+    """m (36, GROUP, lanes) = a (36, GROUP, depth) times the panel of u at u0, for each of the 36."""
+    start = zeros(a, block)
+    lanes, here = len(start[0]), np.zeros(1, np.int64)
+    rows, targets = np.arange(count) * depth, np.arange(count) * lanes
+    for point in range(POINTS * POINTS):
+        fetch(soon, point)
+        fetch(later, point)
+        for t in range(0, count, len(start)):
+            places = take(rows, t, count, start)
+            at = u0 + point * depth * lanes
+            sums = rows_by_panel(a, point * span(depth), places, here, depth, u, at, start)
+            store_rows(m, take(targets, t, count, start), point * span(lanes), sums)
+
+
+@kernel
+def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count, window):
+    """A vector of channels of y from the tiles' m (36, GROUP, lanes)."""
+    oh, ow, f = shape
+    n = len(like)
+    add = load(like, bias, channel)
+    for t in range(count):
+        image, row, column = place(first + t, tiles)
+        transform_outputs(like, m, t * n, span(n), tiles.size, window)
+        for i in range(min(tiles.size, oh - row)):
+            for j in range(min(tiles.size, ow - column)):
+                v = load(like, window, (i * POINTS + j) * n) + add
+                if relu:
+                    v = maximum0(v)
+                store(y, ((image * oh + row + i) * ow + column + j) * f + channel, v)
+
+
+@kernel
+def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
+    """dm (36, GROUP, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
+    oh, ow, f = shape
+    n = len(like)
+    for t in range(count):
+        image, row, column = place(first + t, tiles)
+        for k in range(0, f, n):
+            start = image * oh * ow * f + k
+            read(like, dy, start, shape, row, column, tiles.size, window)
+            total = load(like, db, k)
+            for i in range(min(tiles.size, oh - row)):
+                for j in range(min(tiles.size, ow - column)):
+                    here = (i * POINTS + j) * n
+                    v = load(like, window, here)
+                    if relu:
+                        v = gate(v, load(like, y, start + ((row + i) * ow + column + j) * f))
+                        store(window, here, v)
+                    total = total + v
+            store(db, k, total)
+            transform_dy(like, window, tiles.size, dm, t * f + k, span(f))
+
+
+@kernel
+def add_outer_products(block, v, c, dm, f, count, du, x_region, dy_region, y_region):
+    """du (36, c, f) += v^T dm, for each of the 36."""
+    like = zeros(v, block)
+    columns, rows = np.arange(c), np.arange(c) * f
+    for point in range(POINTS * POINTS):
+        fetch(x_region, point)
+        fetch(dy_region, point)
+        fetch(y_region, point)
+        for p in range(0, f, len(like[0])):
+            for k in range(0, c, len(like)):
+                targets, at = take(rows, k, c, like), point * c * f + p
+                sums = load_rows(like[0], du, targets, at)
+                sums = outer_product(
+                    *(v, point * span(c), (0, c), take(columns, k, c, like)),
+                    *(dm, point * span(f) + p, (0, f), (1, count), sums),
+                )
+                store_rows(du, targets, at, sums)
+
+
+@kernel
+def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
+    """Add the tiles' dv (36, GROUP, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
+    h, w, c = shape
+    n = len(like)
+    for t in range(count):
+        image, row, column = place(first + t, tiles)
+        if row == column == 0:
+            for pixel in range(image * h * w, (image + 1) * h * w):
+                store(dx, pixel * c + channel, like)
+        row, column = row - tiles.top, column - tiles.left
+        transform_dv(like, dv, t * n, span(n), window)
+        for i in range(max(0, -row), min(POINTS, h - row)):
+            for j in range(max(0, -column), min(POINTS, w - column)):
+                at = ((image * h + row + i) * w + column + j) * c + channel
+                store(dx, at, load(like, dx, at) + load(like, window, (i * POINTS + j) * n))
+
+
+@parallel
+def _forward(block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, windows):
+    c, f = shape[2], y_shape[2]
+    total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
+    for task in prange(tasks):
+        thread = get_thread_id()
+        v, m, window = vs[thread], ms[thread], windows[thread]
+        like = zeros(x, block)[0]
+        end = (task + 1) * total // tasks
+        for first in range(task * total // tasks, end, GROUP):
+            count = min(GROUP, end - first)
+            gather_pixels(like, x, shape, tiles, first, count, v, window)
+            for p in range(0, f, len(like)):
+                soon = region(y, y_shape, tiles, first, count, p, len(like))
+                later = region(x, shape, tiles, first + count, GROUP if p == 0 else 0, 0, c)
+                times_panel(block, v, c, u, p * POINTS * POINTS * c, count, m, soon, later)
+                scatter_outputs(like, m, bias, relu, y, y_shape, p, tiles, first, count, window)
+
+
+@parallel
+def _backward(block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, need_dx, dx, vs, dms, dvs, windows):
+    c, f = shape[2], y_shape[2]
+    tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
+    for task in prange(tasks):
+        thread = get_thread_id()
+        v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
+        like = zeros(x, block)[0]
+        du[:] = 0
+        db[task, :] = 0
+        first_image, last_image = task * n // tasks, (task + 1) * n // tasks
+        end = last_image * tiles.rows * tiles.columns
+        for first in range(first_image * tiles.rows * tiles.columns, end, GROUP):
+            count = min(GROUP, end - first)
+            gather_pixels(like, x, shape, tiles, first, count, v, window)
+            gather_dy(like, dy, y, relu, y_shape, tiles, first, count, dm, db[task], window)
+            after, rest = first + count, GROUP if relu else 0
+            add_outer_products(
+                *(block, v, c, dm, f, count, du, region(x, shape, tiles, after, GROUP, 0, c)),
+                *(region(dy, y_shape, tiles, after, GROUP, 0, f), region(y, y_shape, tiles, after, rest, 0, f)),
+            )
+            if need_dx:
+                for p in range(0, c, len(like)):
+                    soon = region(dx, shape, tiles, first, count, p, len(like))
+                    times_panel(block, dm, f, u, p * POINTS * POINTS * f, count, dv, soon, soon)
+                    scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
+
+
+def _block(c: int, f: int, dtype) -> Block:
+    best = best_block(dtype)
+    return best if c % best.lanes == 0 and f % best.lanes == 0 else Block(best.rows, best.lanes // 2)
+
+
+def _tiles(y_shape, r, padding) -> Tiles:
+    size = POINTS + 1 - r
+    return Tiles(size, -(-y_shape[0] // size), -(-y_shape[1] // size), padding[0][0], padding[1][0])
+
+
+def _panels(w, lanes):
+    r, _, c, f = w.shape
+    u = scratch("panels", (f // lanes, POINTS * POINTS, c, lanes), w.dtype)
+    _transform_weights(weight_transform(r, w.dtype), w, u)
+    return u.reshape(-1)
+
+
+def conv2d(x, w, b, padding, relu, out):
+    """y, for a convolution that `fits`."""
+    r, _, c, f = w.shape
+    n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
+    y = result(out, (n, *output_size(x.shape[1:3], (r, r), (1, 1), padding, (1, 1)), f), dtype)
+    threads = get_threads()
+    _forward(
+        *(block, x.reshape(-1), x.shape[1:], _tiles(y.shape[1:], r, padding), _panels(w, block.lanes)),
+        *(np.zeros(f, dtype) if b is None else np.ascontiguousarray(b), relu, y.reshape(-1), y.shape[1:], min(n, 16)),
+        scratch("x", (threads, POINTS * POINTS * span(c)), dtype),
+        scratch("y", (threads, POINTS * POINTS * span(block.lanes)), dtype),
+        scratch("blocks", (threads, POINTS * POINTS * block.lanes), dtype),
+    )
+    return y
+
+
+def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
+    """dx, dw and db, for a convolution that `fits`."""
+    r, _, c, f = w.shape
+    n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
+    dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
+    threads, tasks = get_threads(), min(n, 16 if c * f <= 2048 else 8)
+    u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block.lanes) if need_dx else np.empty(0, dtype)
+    partial, sums = scratch("partial", (tasks, POINTS * POINTS * c * f), dtype), scratch("db", (tasks, f), dtype)
+    _backward(
+        *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
+        *(_tiles(dy.shape[1:], r, padding), u, partial, sums, need_dx, dx.reshape(-1)),
+        scratch("x", (threads, POINTS * POINTS * span(c)), dtype),
+        scratch("dy", (threads, POINTS * POINTS * span(f)), dtype),
+        scratch("y", (threads, POINTS * POINTS * span(block.lanes)), dtype),
+        scratch("blocks", (threads, POINTS * POINTS * block.lanes), dtype),
+    )
+    target = result(dw, dw.shape, dtype)
+    _transform_du(weight_transform(r, dtype), partial.reshape(tasks, POINTS * POINTS, c, f), target)
+    if target is not dw:
+        dw[...] = target
+    if db is not None:
+        db[...] = sums.sum(axis=0)
+    return dx if need_dx else None
