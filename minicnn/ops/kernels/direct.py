@@ -26,6 +26,7 @@ from minicnn.ops.kernels.lanes import (
     repeat,
     store,
     store_rows,
+    stream,
     take,
     zeros,
 )
@@ -146,9 +147,9 @@ def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, 
         for i in range(h):
             for j in range(w):
                 at = start + (i * w + j) * c + k
-                v = load(like, dy, at)
+                v = stream(like, dy, at)
                 if relu:
-                    v = gate(v, load(like, y, at))
+                    v = gate(v, stream(like, y, at))
                 total = total + v
                 store(padded, ((top + i) * padded_width + left + j) * c + k, v)
         store(db, k, total)

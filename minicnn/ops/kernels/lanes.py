@@ -7,6 +7,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     zeros(array, block)                   a block of zeros of the array's dtype; block = Block(rows, lanes)
     fill(like, number)                    a vector like `like`, all of one number
     load(like, array, index)              a vector like `like`: the numbers at array[index:]
+    stream(like, array, index)            a load that also asks for what lies 8 KiB further on: for a walk through memory
     store(array, index, vector)           the reverse
     prefetch(array, index)                ask for the cache line of array[index], which will be needed soon
     v + w, v - w, scalar * v              number by number
@@ -39,6 +40,8 @@ from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import NativeValue, intrinsic, models, overload, register_model, typeof_impl, unbox
+
+AHEAD = 8192  # bytes
 
 
 class Block:
@@ -173,18 +176,33 @@ def _store_vector(typing, array, index, vector):
     return types.void(array, types.intp, vector), codegen
 
 
+def _ask(builder, address):
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte] + [number] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # to read, into the nearest cache, data
+    builder.call(function, [builder.bitcast(address, byte), number(0), number(3), number(1)])
+
+
 @intrinsic
 def _prefetch(typing, array, index):
     def codegen(context, builder, signature, args):
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte] + [number] * 3), "llvm.prefetch.p0"
-        )
-        address = builder.bitcast(_address(context, builder, array, args[0], args[1]), byte)
-        builder.call(function, [address, number(0), number(3), number(1)])  # to read, into the nearest cache, data
+        _ask(builder, _address(context, builder, array, args[0], args[1]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
+
+
+@intrinsic
+def _stream(typing, like, array, index):
+    def codegen(context, builder, signature, args):
+        address = _address(context, builder, array, args[1], args[2])
+        size = like.dtype.bitwidth // 8
+        for ahead in range(AHEAD, AHEAD + max(like.lanes * size, 64), 64):
+            _ask(builder, builder.gep(address, [ir.Constant(ir.IntType(64), ahead // size)]))
+        return _load(context, builder, like, address)
+
+    return like(like, array, types.intp), codegen
 
 
 @intrinsic
@@ -381,6 +399,8 @@ if config.DISABLE_JIT:
     def prefetch(array, index):
         pass
 
+    stream = load
+
     def fma(scalar, vector, sums):
         return scalar * vector + sums
 
@@ -414,5 +434,5 @@ if config.DISABLE_JIT:
         return tuple(x[place + k] * vector + row for place, row in zip(places, sums, strict=True))
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
-    larger, only_where, prefetch = _larger, _only_where, _prefetch
+    larger, only_where, prefetch, stream = _larger, _only_where, _prefetch, _stream
     repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add

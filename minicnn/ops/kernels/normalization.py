@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.lanes import fma, gate, load, maximum0, one_row, store, zeros
+from minicnn.ops.kernels.lanes import fma, gate, load, maximum0, one_row, store, stream, zeros
 from minicnn.ops.kernels.threads import parallel
 from minicnn.ops.kernels.workspace import result, scratch
 
@@ -25,7 +25,7 @@ def _moments(block, x, sums, squares):
             total, square = zeros(x, block)[0], zeros(x, block)[0]
             first = load(total, flat, k)
             for i in range(part * m // parts, (part + 1) * m // parts):
-                v = load(total, flat, i * c + k) - first
+                v = stream(total, flat, i * c + k) - first
                 total = total + v
                 square = fma(v, v, square)
             store(sums[part], k, total)
@@ -41,7 +41,7 @@ def _scale_shift(block, x, scale, shift, relu, y):
         for k in range(0, c, len(like)):
             a, b = load(like, scale, k), load(like, shift, k)
             for i in range(part * m // PARTS, (part + 1) * m // PARTS):
-                v = fma(a, load(like, flat_x, i * c + k), b)
+                v = fma(a, stream(like, flat_x, i * c + k), b)
                 if relu:
                     v = maximum0(v)
                 store(flat_y, i * c + k, v)
@@ -80,11 +80,11 @@ def _sums_backward(block, dy, x, y, mean, relu, sums, products):
             total, product = zeros(x, block)[0], zeros(x, block)[0]
             centre = load(total, mean, k)
             for i in range(part * m // parts, (part + 1) * m // parts):
-                v = load(total, flat_dy, i * c + k)
+                v = stream(total, flat_dy, i * c + k)
                 if relu:
-                    v = gate(v, load(total, flat_y, i * c + k))
+                    v = gate(v, stream(total, flat_y, i * c + k))
                 total = total + v
-                product = fma(v, load(total, flat_x, i * c + k) - centre, product)
+                product = fma(v, stream(total, flat_x, i * c + k) - centre, product)
             store(sums[part], k, total)
             store(products[part], k, product)
 
@@ -99,10 +99,10 @@ def _dx(block, dy, x, y, relu, a, b, d, dx):
         for k in range(0, c, len(like)):
             by_dy, by_x, shift = load(like, a, k), load(like, b, k), load(like, d, k)
             for i in range(part * m // PARTS, (part + 1) * m // PARTS):
-                v = load(like, flat_dy, i * c + k)
+                v = stream(like, flat_dy, i * c + k)
                 if relu:
-                    v = gate(v, load(like, flat_y, i * c + k))
-                store(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, load(like, flat_x, i * c + k), shift)))
+                    v = gate(v, stream(like, flat_y, i * c + k))
+                store(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, stream(like, flat_x, i * c + k), shift)))
 
 
 def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):

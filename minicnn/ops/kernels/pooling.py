@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.lanes import fill, larger, load, one_row, only_where, store, zeros
+from minicnn.ops.kernels.lanes import fill, larger, one_row, only_where, store, stream, zeros
 from minicnn.ops.kernels.threads import kernel, parallel
 from minicnn.ops.kernels.workspace import result
 from minicnn.ops.shapes import output_size
@@ -30,7 +30,8 @@ def _largest(best, place, x, at, p0, p1, q0, q1, down, right, width):
     best, place = fill(best, -np.inf), fill(place, p0 * width + q0 if p0 < p1 and q0 < q1 else 0)
     for p in range(p0, p1):
         for q in range(q0, q1):
-            best, place = larger(load(best, x, at + p * down + q * right), best, p * width + q, place)
+            here = at + p * down + q * right
+            best, place = larger(stream(best, x, here), best, p * width + q, place)
     return best, place
 
 
@@ -93,7 +94,7 @@ def _max_pool_backward_apart(block, dy, where, size, dx):
             for j in range(ow):
                 for k in range(0, c, len(like)):
                     source = ((image * oh + i) * ow + j) * c + k
-                    value, won = load(like, flat_dy, source), load(place, flat_where, source)
+                    value, won = stream(like, flat_dy, source), stream(place, flat_where, source)
                     at = ((image * h + i * size[0]) * w + j * size[1]) * c + k
                     for p in range(size[0]):
                         for q in range(size[1]):
