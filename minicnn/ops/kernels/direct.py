@@ -27,6 +27,7 @@ from minicnn.ops.kernels.lanes import (
     store,
     store_rows,
     stream,
+    stream_rows,
     take,
     zeros,
 )
@@ -199,7 +200,7 @@ def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, tar
         if relu:
             sums = maximum0(sums)
         if columns == lanes:
-            store_rows(y, take(targets, t, count, start), y0, sums)
+            stream_rows(y, take(targets, t, count, start), y0, sums)
         else:
             store_rows(block, take(steps, 0, rows, start), 0, sums)
             for i in range(min(rows, count - t)):

@@ -8,7 +8,8 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     fill(like, number)                    a vector like `like`, all of one number
     load(like, array, index)              a vector like `like`: the numbers at array[index:]
     stream(like, array, index)            a load that also asks for what lies 8 KiB further on: for a walk through memory
-    store(array, index, vector)           the reverse
+    store(array, index, vector)           the reverse of load
+    stream_out(array, index, vector)      and of stream
     prefetch(array, index)                ask for the cache line of array[index], which will be needed soon
     v + w, v - w, scalar * v              number by number
     fma(a, v, w)                          a * v + w, rounded once; a is a scalar or a vector
@@ -184,6 +185,12 @@ def _ask(builder, address):
     builder.call(function, [builder.bitcast(address, byte), number(0), number(3), number(1)])
 
 
+def _ask_ahead(builder, vector, address):
+    size = vector.dtype.bitwidth // 8
+    for ahead in range(AHEAD, AHEAD + max(vector.lanes * size, 64), 64):
+        _ask(builder, builder.gep(address, [ir.Constant(ir.IntType(64), ahead // size)]))
+
+
 @intrinsic
 def _prefetch(typing, array, index):
     def codegen(context, builder, signature, args):
@@ -197,12 +204,21 @@ def _prefetch(typing, array, index):
 def _stream(typing, like, array, index):
     def codegen(context, builder, signature, args):
         address = _address(context, builder, array, args[1], args[2])
-        size = like.dtype.bitwidth // 8
-        for ahead in range(AHEAD, AHEAD + max(like.lanes * size, 64), 64):
-            _ask(builder, builder.gep(address, [ir.Constant(ir.IntType(64), ahead // size)]))
+        _ask_ahead(builder, like, address)
         return _load(context, builder, like, address)
 
     return like(like, array, types.intp), codegen
+
+
+@intrinsic
+def _stream_out(typing, array, index, vector):
+    def codegen(context, builder, signature, args):
+        address = _address(context, builder, array, args[0], args[1])
+        _ask_ahead(builder, vector, address)
+        _store(context, builder, vector, address, args[2])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
 
 
 @intrinsic
@@ -368,6 +384,19 @@ def _store_rows(typing, array, places, offset, block):
 
 
 @intrinsic
+def _stream_rows(typing, array, places, offset, block):
+    def codegen(context, builder, signature, args):
+        for i in range(block.count):
+            index = builder.add(builder.extract_value(args[1], i), args[2])
+            address = _address(context, builder, array, args[0], index)
+            _ask_ahead(builder, block.dtype, address)
+            _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
+        return context.get_dummy_value()
+
+    return types.void(array, places, types.intp, block), codegen
+
+
+@intrinsic
 def _multiply_add(typing, x, places, k, vector, sums):
     def codegen(context, builder, signature, args):
         llvm_vector = context.get_value_type(vector)
@@ -399,7 +428,7 @@ if config.DISABLE_JIT:
     def prefetch(array, index):
         pass
 
-    stream = load
+    stream, stream_out = load, store
 
     def fma(scalar, vector, sums):
         return scalar * vector + sums
@@ -434,5 +463,6 @@ if config.DISABLE_JIT:
         return tuple(x[place + k] * vector + row for place, row in zip(places, sums, strict=True))
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
-    larger, only_where, prefetch, stream = _larger, _only_where, _prefetch, _stream
+    larger, only_where, prefetch, stream, stream_out = _larger, _only_where, _prefetch, _stream, _stream_out
+    stream_rows = _stream_rows
     repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.lanes import fma, gate, load, maximum0, one_row, store, stream, zeros
+from minicnn.ops.kernels.lanes import fma, gate, load, maximum0, one_row, store, stream, stream_out, zeros
 from minicnn.ops.kernels.threads import parallel
 from minicnn.ops.kernels.workspace import result, scratch
 
@@ -44,7 +44,7 @@ def _scale_shift(block, x, scale, shift, relu, y):
                 v = fma(a, stream(like, flat_x, i * c + k), b)
                 if relu:
                     v = maximum0(v)
-                store(flat_y, i * c + k, v)
+                stream_out(flat_y, i * c + k, v)
 
 
 def scale_shift(x, scale, shift, relu=False, out=None):
@@ -102,7 +102,7 @@ def _dx(block, dy, x, y, relu, a, b, d, dx):
                 v = stream(like, flat_dy, i * c + k)
                 if relu:
                     v = gate(v, stream(like, flat_y, i * c + k))
-                store(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, stream(like, flat_x, i * c + k), shift)))
+                stream_out(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, stream(like, flat_x, i * c + k), shift)))
 
 
 def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.lanes import fill, larger, one_row, only_where, store, stream, zeros
+from minicnn.ops.kernels.lanes import fill, larger, one_row, only_where, store, stream, stream_out, zeros
 from minicnn.ops.kernels.threads import kernel, parallel
 from minicnn.ops.kernels.workspace import result
 from minicnn.ops.shapes import output_size
@@ -98,7 +98,7 @@ def _max_pool_backward_apart(block, dy, where, size, dx):
                     at = ((image * h + i * size[0]) * w + j * size[1]) * c + k
                     for p in range(size[0]):
                         for q in range(size[1]):
-                            store(flat_dx, at + (p * w + q) * c, only_where(won, p * size[1] + q, value))
+                            stream_out(flat_dx, at + (p * w + q) * c, only_where(won, p * size[1] + q, value))
         dx[image, oh * size[0] :] = 0  # rows and columns that belong to no window
         dx[image, :, ow * size[1] :] = 0
 
