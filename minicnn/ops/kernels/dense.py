@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from minicnn.ops.kernels.lanes import load, load_rows, maximum0, store, store_rows, take, zeros
+from minicnn.ops.kernels.lanes import load, load_rows, maximum0, prefetch, store, store_rows, stream_out, take, zeros
 from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel
 from minicnn.ops.kernels.threads import get_threads, kernel, parallel
 from minicnn.ops.kernels.workspace import result, scratch
@@ -34,6 +34,16 @@ def _pack_block(w, transposed, k0, depth, column, lanes, panel):
 
 
 @kernel
+def _ask_for(array, row, rows, column, width):
+    """Ask for a block of an array's rows while the processor is busy with another."""
+    c = array.shape[1]
+    flat = array.reshape(-1)
+    for i in range(row, min(row + rows, array.shape[0])):
+        for k in range(column, min(column + width, c), 64 // array.itemsize):
+            prefetch(flat, i * c + k)
+
+
+@kernel
 def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like, here = a.shape[1], zeros(a, shape), np.zeros(1, np.int64)
@@ -43,7 +53,13 @@ def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)
         _pack_block(w, transposed, k0, used, column, lanes, panel)
+        share = used * len(like) // rows + 1
         for t in range(0, rows, len(like)):
+            _ask_for(a, first + t, len(like), k0 + DEPTH, DEPTH)
+            if transposed:
+                _ask_for(w, column + lanes + t * lanes // rows, len(like) * lanes // rows + 1, k0, DEPTH)
+            else:
+                _ask_for(w, k0 + DEPTH + t // len(like) * share, share, column, lanes)
             q = take(targets, t, rows, like)
             sums = load_rows(like[0], block, q, 0)
             sums = rows_by_panel(flat, k0, take(places, t, rows, like), here, used, panel, 0, sums)
@@ -52,18 +68,20 @@ def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block
 
 @kernel
 def _finish(like, block, rows, used, bias, relu, y, y0, step):
-    """Write the block's `used` lanes plus bias to y, whole vectors where all are used."""
+    """Write the block's `used` lanes plus the bias, if there is one, to y; whole vectors where all are used."""
     lanes = len(like)
     for i in range(rows):
+        v = load(like, block, i * lanes)
+        if bias.size:
+            v = v + load(like, bias, 0)
+        if relu:
+            v = maximum0(v)
         if used == lanes:
-            v = load(like, block, i * lanes) + load(like, bias, 0)
-            if relu:
-                v = maximum0(v)
-            store(y, y0 + i * step, v)
+            stream_out(y, y0 + i * step, v)
         else:
+            store(block, i * lanes, v)
             for j in range(used):
-                v = block[i * lanes + j] + bias[j]
-                y[y0 + i * step + j] = y.dtype.type(0) if relu and v < 0 else v
+                y[y0 + i * step + j] = block[i * lanes + j]
 
 
 @parallel
@@ -88,9 +106,12 @@ def _matmul(a, w, transposed, bias, relu, out):
         return y
     count = -(-columns // shape.lanes)
     shares = max(1, min(get_threads() // count, n // shape.rows))  # fewer panels than threads: the rows are shared out
+    padded = scratch("bias", (0 if bias is None else count * shape.lanes,), a.dtype)
+    if bias is not None:
+        padded[:columns], padded[columns:] = bias, 0
     panels = scratch("panels", (count * shares, DEPTH * shape.lanes), a.dtype)
     blocks = scratch("blocks", (count * shares, -(-n // shares) * shape.lanes), a.dtype)
-    _product(shape, a, w, transposed, bias, relu, y, panels, blocks)
+    _product(shape, a, w, transposed, padded, relu, y, panels, blocks)
     return y
 
 
@@ -98,17 +119,16 @@ def _matmul(a, w, transposed, bias, relu, out):
 def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
     """dw[first:last] = x[:, first:last].T @ dy, dy's rows being padded to whole vectors."""
     (n, c), like = x.shape, zeros(x, shape)
+    rows, lanes = len(like), len(like[0])
     flat_x, flat_dy, flat_dw = x.reshape(-1), dy.reshape(-1), dw.reshape(-1)
     x_steps, dy_steps = (0, c), (0, dy.shape[1])
-    columns, steps = np.arange(c), np.arange(len(like)) * len(like[0])
-    for k in range(first, last, len(like)):
-        for p in range(0, f, len(like[0])):
-            at = take(columns, k, last, like)
-            sums = outer_product(flat_x, 0, x_steps, at, flat_dy, p, dy_steps, (1, n), like)
-            store_rows(block, take(steps, 0, len(like), like), 0, sums)
-            for i in range(min(len(like), last - k)):
-                for l in range(min(len(like[0]), f - p)):
-                    flat_dw[(k + i) * f + p + l] = block[i * len(like[0]) + l]
+    columns, steps, nothing = np.arange(c), np.arange(rows) * lanes, np.zeros(0, x.dtype)
+    for k in range(first, last, rows):
+        _ask_for(x, 0, n, k + 2 * rows, rows)
+        for p in range(0, f, lanes):
+            sums = outer_product(flat_x, 0, x_steps, take(columns, k, last, like), flat_dy, p, dy_steps, (1, n), like)
+            store_rows(block, take(steps, 0, rows, like), 0, sums)
+            _finish(like[0], block, min(rows, last - k), min(lanes, f - p), nothing, False, flat_dw, k * f + p, f)
 
 
 @parallel
@@ -138,8 +158,7 @@ def _gate(dy, y, relu, padded, db):
 def dense(x, w, b, relu=False, out=None):
     """See `reference.dense`; faster because BLAS does not know every CPU, and its threads would fight with ours."""
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
-    bias = np.zeros(w.shape[1], x.dtype) if b is None else b
-    return _matmul(x, w, False, bias, relu, out)
+    return _matmul(x, w, False, b, relu, out)
 
 
 def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
@@ -159,4 +178,4 @@ def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
     if not need_dx:
         return None
     gated = padded if padded.shape[1] == f else np.ascontiguousarray(padded[:, :f])
-    return _matmul(gated, w, True, np.zeros(len(w), x.dtype), False, out)
+    return _matmul(gated, w, True, None, False, out)
