@@ -22,6 +22,7 @@ from minicnn.layers.base import positive
 from minicnn.memory import Turns
 from minicnn.parameters import Parameter, Parameters, State
 from minicnn.seeds import generator
+from minicnn.tables import size, table
 
 
 class Evaluation(NamedTuple):
@@ -279,24 +280,26 @@ class Sequential:
 
     def __str__(self) -> str:
         rows = [("layer", "output", "parameters", "MACs", "memory")]
-        size = np.dtype(self.dtype).itemsize
+        item = np.dtype(self.dtype).itemsize
         for layer, shape in zip(self.layers, self.output_shapes, strict=True):
             count = sum(w.value.size for inner in layer.layers() for w in inner.weights())
-            rows.append((layer.name, str(shape), f"{count:,}", f"{layer.macs:,}", _bytes(np.prod(shape) * size)))
-        total = sum(np.prod(shape) for shape in self.output_shapes) * size
+            rows.append((layer.name, str(shape), f"{count:,}", f"{layer.macs:,}", size(np.prod(shape) * item)))
+        total = sum(np.prod(shape) for shape in self.output_shapes) * item
         count = self.parameter_count + self.parameters.states.size
-        rows.append(("total", "", f"{count:,}", f"{self.macs:,}", _bytes(total)))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        rule = "-" * len(lines[0])
-        text = "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        rows.append(("total", "", f"{count:,}", f"{self.macs:,}", size(total)))
         statistics = f"{self.parameters.states.size:,} running statistics"
-        return f"{text}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
+        return f"{table(rows, left=2)}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
+
+    def profile(self, x: np.ndarray, y: np.ndarray, loss="cross_entropy", steps: int = 10):
+        """Time a training step on the batch (x, y), layer by layer; prints a table and returns it as a `Profile`.
+
+        See `minicnn.profiler`; `profile(...).chart("profile.png")` draws it. Weights and running statistics stay.
+        """
+        from minicnn.profiler import profile
+
+        report = profile(self, x, y, loss, steps)
+        print(report)
+        return report
 
     def __getstate__(self):
         return {k: v for k, v in vars(self).items() if k != "_lock"}
@@ -311,7 +314,3 @@ def count_correct(outputs: np.ndarray, targets: np.ndarray) -> int:
     """How many outputs are largest where the target is."""
     truth = targets if targets.ndim == 1 else targets.argmax(axis=-1)
     return int((outputs.argmax(axis=-1) == truth).sum())
-
-
-def _bytes(n: float) -> str:
-    return f"{n / 1024:,.1f} KiB" if n < 2**20 else f"{n / 2**20:,.1f} MiB"

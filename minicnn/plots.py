@@ -243,6 +243,27 @@ class Picture(Figure):
         return png.getvalue()
 
 
+def profile(report, path: str | Path | None = None, note: str = "") -> Figure:
+    """A bar for each layer of a `profiler.Profile`: milliseconds forward and backward, and the share of the peak."""
+    names = [layer.name for layer in report.layers]
+    forward, backward = ([1e3 * getattr(layer, way) for layer in report.layers] for way in ("forward", "backward"))
+    total = sum(forward) + sum(backward)
+    title = f"A training step of {report.batch} images: {total:.1f} ms"
+    figure = _figure(8, 1.2 + 0.32 * len(names), title, note)
+    axes = figure.subplots()
+    axes.barh(names, forward, color=BLUE, label="forward")
+    bars = axes.barh(names, backward, left=forward, color=AMBER, label="backward")
+    shares = [f"{layer.rate() / report.peak:.0%} of peak" if layer.rate() else "" for layer in report.layers]
+    axes.bar_label(bars, shares, padding=4, fontsize=SMALL)
+    axes.invert_yaxis()
+    axes.margins(x=0.14)
+    axes.set_xlabel("milliseconds", size=TEXT)
+    axes.tick_params(labelsize=SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=TEXT, frameon=False, loc="lower right")
+    return _finish(figure, path)
+
+
 def _figure(width: float, height: float, title: str, note: str) -> Picture:
     """An empty figure with room of width x height inches below its title and note."""
     lines = textwrap.wrap(_plain(note), int(11 * width))

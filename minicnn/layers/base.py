@@ -12,6 +12,7 @@ See examples/write_a_layer.py for one from derivation to gradient check.
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 
 import numpy as np
 
@@ -70,6 +71,11 @@ class Layer:
         told = {k: v for k, v in self.config().items() if v not in usual.get(k, ())}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in told.items())})"
 
+    @cached_property
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The layer's own memory, by name."""
+        return {}
+
     def save(self, *values) -> None:
         """Keep what backward will need."""
         self.saved = values
@@ -88,10 +94,9 @@ class Layer:
         """
         if self.turns is not None and (name == "dx" or (name == "y" and not self.keeps)):
             return self.turns.next(shape, dtype)
-        buffers = self.__dict__.setdefault("_buffers", {})
-        have = buffers.get(name)
+        have = self.buffers.get(name)
         if have is None or have.dtype != dtype or have.shape[1:] != tuple(shape[1:]) or len(have) < shape[0]:
-            have = buffers[name] = empty(shape, dtype)
+            have = self.buffers[name] = empty(shape, dtype)
         return have[: shape[0]]
 
     def shape_error(self, input_shape: tuple[int, ...], expected: str) -> ShapeError:

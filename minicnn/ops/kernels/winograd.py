@@ -49,7 +49,6 @@ from minicnn.ops.shapes import output_size
 P, Q = 5 / 8, 3 / 2  # the points are 0, P, -P, Q, -Q and infinity
 P2, Q2, PQ = P * P, Q * Q, P * P * Q * Q
 POINTS = 6
-GROUP = 32  # tiles that go through the 36 products together, and stay in the cache meanwhile
 
 
 class Tiles(NamedTuple):
@@ -60,6 +59,7 @@ class Tiles(NamedTuple):
     columns: int
     top: int  # how far the first window reaches over the image's edge
     left: int
+    group: int  # how many go through the 36 products together, and stay in the cache meanwhile
 
 
 def fits(x_shape, w_shape, stride, dilation, groups, dtype) -> bool:
@@ -261,20 +261,20 @@ def place(tile, tiles):
 
 
 @kernel
-def span(depth):
-    """How far the 36 matrices (GROUP, depth) lie apart: not a power of two, which would put all 36 in one cache set."""
-    return GROUP * depth + 16
+def span(tiles, depth):
+    """How far the 36 matrices (group, depth) lie apart: not a power of two, which would put all 36 in one cache set."""
+    return tiles.group * depth + 16
 
 
 @kernel
 def gather_pixels(like, x, shape, tiles, first, count, v, window):
-    """v (36, GROUP, c) of the tiles from `first` on."""
+    """v (36, group, c) of the tiles from `first` on."""
     h, w, c = shape
     for t in range(count):
         image, row, column = place(first + t, tiles)
         for k in range(0, c, len(like)):
             read(like, x, image * h * w * c + k, shape, row - tiles.top, column - tiles.left, POINTS, window)
-            transform_pixels(like, window, v, t * c + k, span(c))
+            transform_pixels(like, window, v, t * c + k, span(tiles, c))
 
 
 @kernel
@@ -295,30 +295,30 @@ def fetch(region, part):
 
 
 @kernel
-def times_panel(block, a, depth, u, u0, count, m, soon, later):
-    """m (36, GROUP, lanes) = a (36, GROUP, depth) times the panel of u at u0, for each of the 36."""
+def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
+    """m (36, group, lanes) = a (36, group, depth) times the panel of u at u0, for each of the 36."""
     start = zeros(a, block)
     lanes, here = len(start[0]), np.zeros(1, np.int64)
     rows, targets = np.arange(count) * depth, np.arange(count) * lanes
-    for point in range(POINTS * POINTS):
+    for point in range(36):
         fetch(soon, point)
         fetch(later, point)
         for t in range(0, count, len(start)):
             places = take(rows, t, count, start)
             at = u0 + point * depth * lanes
-            sums = rows_by_panel(a, point * span(depth), places, here, depth, u, at, start)
-            store_rows(m, take(targets, t, count, start), point * span(lanes), sums)
+            sums = rows_by_panel(a, point * span(tiles, depth), places, here, depth, u, at, start)
+            store_rows(m, take(targets, t, count, start), point * span(tiles, lanes), sums)
 
 
 @kernel
 def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count, window):
-    """A vector of channels of y from the tiles' m (36, GROUP, lanes)."""
+    """A vector of channels of y from the tiles' m (36, group, lanes)."""
     oh, ow, f = shape
     n = len(like)
     add = load(like, bias, channel)
     for t in range(count):
         image, row, column = place(first + t, tiles)
-        transform_outputs(like, m, t * n, span(n), tiles.size, window)
+        transform_outputs(like, m, t * n, span(tiles, n), tiles.size, window)
         for i in range(min(tiles.size, oh - row)):
             for j in range(min(tiles.size, ow - column)):
                 v = load(like, window, (i * POINTS + j) * n) + add
@@ -329,7 +329,7 @@ def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count,
 
 @kernel
 def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
-    """dm (36, GROUP, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
+    """dm (36, group, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
     oh, ow, f = shape
     n = len(like)
     for t in range(count):
@@ -347,32 +347,34 @@ def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
                         store(window, here, v)
                     total = total + v
             store(db, k, total)
-            transform_dy(like, window, tiles.size, dm, t * f + k, span(f))
+            transform_dy(like, window, tiles.size, dm, t * f + k, span(tiles, f))
 
 
 @kernel
-def add_outer_products(block, v, c, dm, f, count, du, x_region, dy_region, y_region):
-    """du (36, c, f) += v^T dm, for each of the 36."""
+def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy_region, y_region):
+    """du (36, c, f) += v^T dm, for each of the 36; = where it is `fresh`."""
     like = zeros(v, block)
     columns, rows = np.arange(c), np.arange(c) * f
-    for point in range(POINTS * POINTS):
+    for point in range(36):
         fetch(x_region, point)
         fetch(dy_region, point)
         fetch(y_region, point)
         for p in range(0, f, len(like[0])):
             for k in range(0, c, len(like)):
                 targets, at = take(rows, k, c, like), point * c * f + p
-                sums = load_rows(like[0], du, targets, at)
+                sums = like
+                if not fresh:
+                    sums = load_rows(like[0], du, targets, at)
                 sums = outer_product(
-                    *(v, point * span(c), (0, c), take(columns, k, c, like)),
-                    *(dm, point * span(f) + p, (0, f), (1, count), sums),
+                    *(v, point * span(tiles, c), (0, c), take(columns, k, c, like)),
+                    *(dm, point * span(tiles, f) + p, (0, f), (1, count), sums),
                 )
                 store_rows(du, targets, at, sums)
 
 
 @kernel
 def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
-    """Add the tiles' dv (36, GROUP, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
+    """Add the tiles' dv (36, group, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
     h, w, c = shape
     n = len(like)
     for t in range(count):
@@ -381,7 +383,7 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
             for pixel in range(image * h * w, (image + 1) * h * w):
                 store(dx, pixel * c + channel, like)
         row, column = row - tiles.top, column - tiles.left
-        transform_dv(like, dv, t * n, span(n), window)
+        transform_dv(like, dv, t * n, span(tiles, n), window)
         for i in range(max(0, -row), min(POINTS, h - row)):
             for j in range(max(0, -column), min(POINTS, w - column)):
                 at = ((image * h + row + i) * w + column + j) * c + channel
@@ -397,13 +399,13 @@ def _forward(block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, w
         v, m, window = vs[thread], ms[thread], windows[thread]
         like = zeros(x, block)[0]
         end = (task + 1) * total // tasks
-        for first in range(task * total // tasks, end, GROUP):
-            count = min(GROUP, end - first)
+        for first in range(task * total // tasks, end, tiles.group):
+            count = min(tiles.group, end - first)
             gather_pixels(like, x, shape, tiles, first, count, v, window)
             for p in range(0, f, len(like)):
                 soon = region(y, y_shape, tiles, first, count, p, len(like))
-                later = region(x, shape, tiles, first + count, GROUP if p == 0 else 0, 0, c)
-                times_panel(block, v, c, u, p * POINTS * POINTS * c, count, m, soon, later)
+                later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
+                times_panel(block, tiles, v, c, u, p * 36 * c, count, m, soon, later)
                 scatter_outputs(like, m, bias, relu, y, y_shape, p, tiles, first, count, window)
 
 
@@ -415,23 +417,33 @@ def _backward(block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, need
         thread = get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
         like = zeros(x, block)[0]
-        du[:] = 0
         db[task, :] = 0
-        first_image, last_image = task * n // tasks, (task + 1) * n // tasks
-        end = last_image * tiles.rows * tiles.columns
-        for first in range(first_image * tiles.rows * tiles.columns, end, GROUP):
-            count = min(GROUP, end - first)
+        start = task * n // tasks * tiles.rows * tiles.columns
+        end = (task + 1) * n // tasks * tiles.rows * tiles.columns
+        for first in range(start, end, tiles.group):
+            count = min(tiles.group, end - first)
             gather_pixels(like, x, shape, tiles, first, count, v, window)
             gather_dy(like, dy, y, relu, y_shape, tiles, first, count, dm, db[task], window)
-            after, rest = first + count, GROUP if relu else 0
+            after, rest = first + count, tiles.group if relu else 0
             add_outer_products(
-                *(block, v, c, dm, f, count, du, region(x, shape, tiles, after, GROUP, 0, c)),
-                *(region(dy, y_shape, tiles, after, GROUP, 0, f), region(y, y_shape, tiles, after, rest, 0, f)),
+                *(
+                    block,
+                    tiles,
+                    v,
+                    c,
+                    dm,
+                    f,
+                    count,
+                    du,
+                    first == start,
+                    region(x, shape, tiles, after, tiles.group, 0, c),
+                ),
+                *(region(dy, y_shape, tiles, after, tiles.group, 0, f), region(y, y_shape, tiles, after, rest, 0, f)),
             )
             if need_dx:
                 for p in range(0, c, len(like)):
                     soon = region(dx, shape, tiles, first, count, p, len(like))
-                    times_panel(block, dm, f, u, p * POINTS * POINTS * f, count, dv, soon, soon)
+                    times_panel(block, tiles, dm, f, u, p * 36 * f, count, dv, soon, soon)
                     scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
 
 
@@ -440,14 +452,14 @@ def _block(c: int, f: int, dtype) -> Block:
     return best if c % best.lanes == 0 and f % best.lanes == 0 else Block(best.rows, best.lanes // 2)
 
 
-def _tiles(y_shape, r, padding) -> Tiles:
+def _tiles(y_shape, r, padding, group=32) -> Tiles:
     size = POINTS + 1 - r
-    return Tiles(size, -(-y_shape[0] // size), -(-y_shape[1] // size), padding[0][0], padding[1][0])
+    return Tiles(size, -(-y_shape[0] // size), -(-y_shape[1] // size), padding[0][0], padding[1][0], group)
 
 
 def _panels(w, lanes):
     r, _, c, f = w.shape
-    u = scratch("panels", (f // lanes, POINTS * POINTS, c, lanes), w.dtype)
+    u = scratch("panels", (f // lanes, 36, c, lanes), w.dtype)
     _transform_weights(weight_transform(r, w.dtype), w, u)
     return u.reshape(-1)
 
@@ -457,13 +469,13 @@ def conv2d(x, w, b, padding, relu, out):
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     y = result(out, (n, *output_size(x.shape[1:3], (r, r), (1, 1), padding, (1, 1)), f), dtype)
-    threads = get_threads()
+    tiles, threads = _tiles(y.shape[1:], r, padding), get_threads()
     _forward(
-        *(block, x.reshape(-1), x.shape[1:], _tiles(y.shape[1:], r, padding), _panels(w, block.lanes)),
+        *(block, x.reshape(-1), x.shape[1:], tiles, _panels(w, block.lanes)),
         *(np.zeros(f, dtype) if b is None else np.ascontiguousarray(b), relu, y.reshape(-1), y.shape[1:], min(n, 16)),
-        scratch("x", (threads, POINTS * POINTS * span(c)), dtype),
-        scratch("y", (threads, POINTS * POINTS * span(block.lanes)), dtype),
-        scratch("blocks", (threads, POINTS * POINTS * block.lanes), dtype),
+        scratch("x", (threads, 36 * span(tiles, c)), dtype),
+        scratch("y", (threads, 36 * span(tiles, block.lanes)), dtype),
+        scratch("blocks", (threads, 36 * block.lanes), dtype),
     )
     return y
 
@@ -473,19 +485,25 @@ def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
-    threads, tasks = get_threads(), min(n, 16 if c * f <= 2048 else 8)
+    # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
+    large = c * f >= 8192
+    tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
     u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block.lanes) if need_dx else np.empty(0, dtype)
-    partial, sums = scratch("partial", (tasks, POINTS * POINTS * c * f), dtype), scratch("db", (tasks, f), dtype)
+    threads, partial, sums = (
+        get_threads(),
+        scratch("partial", (tasks, 36 * c * f), dtype),
+        scratch("db", (tasks, f), dtype),
+    )
     _backward(
         *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
-        *(_tiles(dy.shape[1:], r, padding), u, partial, sums, need_dx, dx.reshape(-1)),
-        scratch("x", (threads, POINTS * POINTS * span(c)), dtype),
-        scratch("dy", (threads, POINTS * POINTS * span(f)), dtype),
-        scratch("y", (threads, POINTS * POINTS * span(block.lanes)), dtype),
-        scratch("blocks", (threads, POINTS * POINTS * block.lanes), dtype),
+        *(tiles, u, partial, sums, need_dx, dx.reshape(-1)),
+        scratch("x", (threads, 36 * span(tiles, c)), dtype),
+        scratch("dy", (threads, 36 * span(tiles, f)), dtype),
+        scratch("y", (threads, 36 * span(tiles, block.lanes)), dtype),
+        scratch("blocks", (threads, 36 * block.lanes), dtype),
     )
     target = result(dw, dw.shape, dtype)
-    _transform_du(weight_transform(r, dtype), partial.reshape(tasks, POINTS * POINTS, c, f), target)
+    _transform_du(weight_transform(r, dtype), partial.reshape(tasks, 36, c, f), target)
     if target is not dw:
         dw[...] = target
     if db is not None:
