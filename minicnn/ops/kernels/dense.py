@@ -7,11 +7,22 @@ the sums stay in registers meanwhile.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from minicnn.ops.kernels.lanes import load, load_rows, maximum0, prefetch, store, store_rows, stream_out, take, zeros
-from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel
-from minicnn.ops.kernels.threads import get_threads, kernel, parallel
+from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.lanes import (
+    apart,
+    best_block,
+    load,
+    load_rows,
+    maximum0,
+    prefetch,
+    store,
+    store_rows,
+    stream_out,
+    zeros,
+)
+from minicnn.ops.kernels.products import outer_product, rows_by_panel
+from minicnn.ops.kernels.threads import get_threads, parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
@@ -46,24 +57,23 @@ def _ask_for(array, row, rows, column, width):
 @kernel
 def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
-    depth, like, here = a.shape[1], zeros(a, shape), np.zeros(1, np.int64)
+    depth, like = a.shape[1], zeros(a, shape)
     rows, lanes, flat = last - first, len(like[0]), a.reshape(-1)
-    places, targets = np.arange(first, last) * depth, np.arange(rows) * lanes
     block[:] = 0
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)
         _pack_block(w, transposed, k0, used, column, lanes, panel)
-        share = used * len(like) // rows + 1
+        slice_ = used * len(like) // rows + 1
         for t in range(0, rows, len(like)):
             _ask_for(a, first + t, len(like), k0 + DEPTH, DEPTH)
             if transposed:
                 _ask_for(w, column + lanes + t * lanes // rows, len(like) * lanes // rows + 1, k0, DEPTH)
             else:
-                _ask_for(w, k0 + DEPTH + t // len(like) * share, share, column, lanes)
-            q = take(targets, t, rows, like)
-            sums = load_rows(like[0], block, q, 0)
-            sums = rows_by_panel(flat, k0, take(places, t, rows, like), here, used, panel, 0, sums)
-            store_rows(block, q, 0, sums)
+                _ask_for(w, k0 + DEPTH + t // len(like) * slice_, slice_, column, lanes)
+            here, place = apart(lanes, t, rows, like), apart(depth, t, rows, like)
+            sums = load_rows(like[0], block, here, 0)
+            sums = rows_by_panel(flat, place, first * depth + k0, used, panel, 0, sums)
+            store_rows(block, here, 0, sums)
 
 
 @kernel
@@ -85,14 +95,14 @@ def _finish(like, block, rows, used, bias, relu, y, y0, step):
 
 
 @parallel
-def _product(shape, a, w, transposed, bias, relu, y, panels, blocks):
+def _product(part, shape, a, w, transposed, bias, relu, y, panels, blocks):
     """y = a @ w + bias, or a @ w.T + bias; a task is one panel of y's columns and a share of its rows."""
     n, f = y.shape
     lanes, flat = panels.shape[1] // DEPTH, y.reshape(-1)
     shares = panels.shape[0] // ((f + lanes - 1) // lanes)
-    for task in prange(panels.shape[0]):
-        column, share = task // shares * lanes, task % shares
-        first, last = share * n // shares, (share + 1) * n // shares
+    for task in share(part, panels.shape[0]):
+        column, slot = task // shares * lanes, task % shares
+        first, last = slot * n // shares, (slot + 1) * n // shares
         _product_of_panel(shape, a, first, last, w, transposed, column, panels[task], blocks[task])
         like, used = zeros(a, shape)[0], min(lanes, f - column)
         _finish(like, blocks[task], last - first, used, bias[column:], relu, flat, first * f + column, f)
@@ -100,7 +110,7 @@ def _product(shape, a, w, transposed, bias, relu, y, panels, blocks):
 
 def _matmul(a, w, transposed, bias, relu, out):
     n, columns = len(a), w.shape[0] if transposed else w.shape[1]
-    shape = panel_block(columns, a.dtype)
+    shape = best_block(a.dtype)
     y = result(out, (n, columns), a.dtype)
     if n == 0:
         return y
@@ -122,20 +132,20 @@ def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
     rows, lanes = len(like), len(like[0])
     flat_x, flat_dy, flat_dw = x.reshape(-1), dy.reshape(-1), dw.reshape(-1)
     x_steps, dy_steps = (0, c), (0, dy.shape[1])
-    columns, steps, nothing = np.arange(c), np.arange(rows) * lanes, np.zeros(0, x.dtype)
+    nothing = np.zeros(0, x.dtype)
     for k in range(first, last, rows):
         _ask_for(x, 0, n, k + 2 * rows, rows)
         for p in range(0, f, lanes):
-            sums = outer_product(flat_x, 0, x_steps, take(columns, k, last, like), flat_dy, p, dy_steps, (1, n), like)
-            store_rows(block, take(steps, 0, rows, like), 0, sums)
+            sums = outer_product(flat_x, 0, x_steps, apart(1, k, last, like), flat_dy, p, dy_steps, (1, n), like)
+            store_rows(block, apart(lanes, 0, rows, like), 0, sums)
             _finish(like[0], block, min(rows, last - k), min(lanes, f - p), nothing, False, flat_dw, k * f + p, f)
 
 
 @parallel
-def _weights(shape, x, dy, dw, blocks):
+def _weights(part, shape, x, dy, dw, blocks):
     """dw = x.T @ dy; a task is a share of dw's rows, so every sum runs over the batch in order."""
     tasks, rows = blocks.shape[0], dw.shape[0]
-    for task in prange(tasks):
+    for task in share(part, tasks):
         first, last = task * rows // tasks, (task + 1) * rows // tasks
         _rows_of_dw(shape, x, dy, first, last, dw.shape[1], dw, blocks[task])
 
@@ -165,7 +175,7 @@ def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
     """See `reference.dense_backward`."""
     x, w, dy = np.ascontiguousarray(x), np.ascontiguousarray(w), np.ascontiguousarray(dy)
     n, f = dy.shape
-    shape = panel_block(f, x.dtype)
+    shape = best_block(x.dtype)
     padded = scratch("dy", (n, -(-f // shape.lanes) * shape.lanes), x.dtype)
     sums = scratch("db", (f,), x.dtype)
     _gate(dy, np.ascontiguousarray(y) if relu else dy, relu, padded, sums)

@@ -6,18 +6,17 @@ Faster because the channels, side by side in memory, are the vector: every tap i
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from minicnn.ops.kernels.threads import parallel
+from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 from minicnn.ops.shapes import output_size
 
 
 @parallel
-def _forward(x, w, bias, stride, corner, dilation, relu, y):
+def _forward(part, x, w, bias, stride, corner, dilation, relu, y):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
-    for image in prange(n):
+    for image in share(part, n):
         for i in range(oh):
             for j in range(ow):
                 total = y[image, i, j]
@@ -47,11 +46,11 @@ def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
 
 
 @parallel
-def _backward(dy, x, w, y, stride, corner, dilation, relu, need_dx, dx, dws, dbs):
+def _backward(part, dy, x, w, y, stride, corner, dilation, relu, need_dx, dx, dws, dbs):
     n, h, width, c = x.shape
     _, oh, ow, _ = dy.shape
     tasks = dws.shape[0]
-    for task in prange(tasks):
+    for task in share(part, tasks):
         dw, db = dws[task], dbs[task]
         dw[:] = 0
         db[:] = 0

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import (
+    apart,
     gate,
     load,
     load_rows,
@@ -32,7 +33,7 @@ from minicnn.ops.kernels.lanes import (
     zeros,
 )
 from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel
-from minicnn.ops.kernels.threads import kernel, parallel
+from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 from minicnn.ops.shapes import output_size
 
@@ -194,15 +195,17 @@ def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, tar
     Of the panel's lanes `columns` are real; where that is not all of them, rows go by way of `block`.
     """
     count, rows, lanes = places.shape[0], len(start), len(start[0])
-    steps = np.arange(rows) * lanes
     for t in range(0, count, rows):
-        sums = rows_by_panel(x, x0, take(places, t, count, start), runs, length, panels, panel0, start)
+        sums, at, rows_here = start, panel0, take(places, t, count, start)
+        for run in range(runs.shape[0]):
+            sums = rows_by_panel(x, rows_here, x0 + runs[run], length, panels, at, sums)
+            at += length * lanes
         if relu:
             sums = maximum0(sums)
         if columns == lanes:
             stream_rows(y, take(targets, t, count, start), y0, sums)
         else:
-            store_rows(block, take(steps, 0, rows, start), 0, sums)
+            store_rows(block, apart(lanes, 0, rows, start), 0, sums)
             for i in range(min(rows, count - t)):
                 for l in range(columns):
                     y[y0 + targets[t + i] + l] = block[i * lanes + l]
@@ -231,11 +234,11 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(block, x, windows, panels, bias, relu, y, targets, frames, spills):
+def _forward(part, block, x, windows, panels, bias, relu, y, targets, frames, spills):
     n, h, w, c = x.shape
     tasks = frames.shape[0]
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    for task in prange(tasks):
+    for task in share(part, tasks):
         frame = frames[task]
         frame[:] = 0
         for image in range(task * n // tasks, (task + 1) * n // tasks):
@@ -278,13 +281,13 @@ def _backward_weights(block, frame, windows, dy, back, f, dw):
     """dw (groups, panels, rows, lanes) += one image's outer products."""
     groups, count, rows, lanes = dw.shape
     depth, flat, like = windows.channels // groups, dw.reshape(-1), zeros(frame, block)
-    steps, dy_steps = np.arange(rows) * lanes, (back.columns * back.channels, back.channels)
+    dy_steps = back.columns * back.channels, back.channels
     dy0 = (back.top * back.columns + back.left) * back.channels
     for g in range(groups):
         for p in range(count):
             panel = (g * count + p) * rows * lanes
             for k in range(0, rows, len(like)):
-                targets = take(steps, k, rows, like)
+                targets = apart(lanes, k, rows, like)
                 sums = outer_product(
                     *(frame, g * depth, (windows.down, windows.right), take(windows.taps, k, rows, like)),
                     *(dy, dy0 + g * f + p * lanes, dy_steps, (windows.oh, windows.ow)),
@@ -311,12 +314,12 @@ def _backward_pixels(block, dy, back, turned, f, dx, dx0, c, spill):
 
 @parallel
 def _backward(
-    block, row, dy, x, y, relu, windows, partial, db, frames, need_dx, dx_block, back, turned, dx, dys, spills
+    part, block, row, dy, x, y, relu, windows, partial, db, frames, need_dx, dx_block, back, turned, dx, dys, spills
 ):
     n, h, w, c = x.shape
     tasks, groups = partial.shape[:2]
     flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
-    for task in prange(tasks):
+    for task in share(part, tasks):
         frame, gated, dw, like = frames[task], dys[task], partial[task], zeros(dy, row)[0]
         frame[:] = 0
         gated[:] = 0
@@ -337,11 +340,11 @@ def _backward(
 
 
 @parallel
-def _reduce(partial, dw):
+def _reduce(part, partial, dw):
     """Add the tasks' sums in the order of the tasks, whoever computed them."""
     tasks, groups, count, rows, width = partial.shape
     f = dw.shape[1] // groups
-    for k in prange(rows):
+    for k in share(part, rows):
         for g in range(groups):
             for p in range(count):
                 used = min(width, f - p * width)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from minicnn.ops.kernels.threads import kernel, parallel
+from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result
 
 
@@ -19,8 +19,8 @@ def _flat(x):
 
 
 @parallel
-def _relu(x, y):
-    for i in prange(x.size):
+def _relu(part, x, y):
+    for i in share(part, x.size):
         y[i] = x.dtype.type(0) if x[i] < 0 else x[i]
 
 
@@ -32,8 +32,8 @@ def relu(x, out=None):
 
 
 @parallel
-def _relu_backward(dy, y, dx):
-    for i in prange(dy.size):
+def _relu_backward(part, dy, y, dx):
+    for i in share(part, dy.size):
         dx[i] = dy[i] if y[i] > 0 else dy[i] * 0
 
 
@@ -45,8 +45,8 @@ def relu_backward(dy, y, out=None):
 
 
 @parallel
-def _leaky_relu(x, slope, y):
-    for i in prange(x.size):
+def _leaky_relu(part, x, slope, y):
+    for i in share(part, x.size):
         y[i] = x[i] if x[i] > 0 else slope * x[i]
 
 
@@ -58,8 +58,8 @@ def leaky_relu(x, slope, out=None):
 
 
 @parallel
-def _leaky_relu_backward(dy, x, slope, dx):
-    for i in prange(dy.size):
+def _leaky_relu_backward(part, dy, x, slope, dx):
+    for i in share(part, dy.size):
         dx[i] = dy[i] if x[i] > 0 else slope * dy[i]
 
 
@@ -76,8 +76,8 @@ def _logistic(v):
 
 
 @parallel
-def _sigmoid(x, y):
-    for i in prange(x.size):
+def _sigmoid(part, x, y):
+    for i in share(part, x.size):
         y[i] = _logistic(x[i])
 
 
@@ -89,8 +89,8 @@ def sigmoid(x, out=None):
 
 
 @parallel
-def _sigmoid_backward(dy, y, dx):
-    for i in prange(dy.size):
+def _sigmoid_backward(part, dy, y, dx):
+    for i in share(part, dy.size):
         dx[i] = dy[i] * y[i] * (1 - y[i])
 
 
@@ -102,8 +102,8 @@ def sigmoid_backward(dy, y, out=None):
 
 
 @parallel
-def _tanh(x, y):
-    for i in prange(x.size):
+def _tanh(part, x, y):
+    for i in share(part, x.size):
         y[i] = math.tanh(x[i])
 
 
@@ -115,8 +115,8 @@ def tanh(x, out=None):
 
 
 @parallel
-def _tanh_backward(dy, y, dx):
-    for i in prange(dy.size):
+def _tanh_backward(part, dy, y, dx):
+    for i in share(part, dy.size):
         dx[i] = dy[i] * (1 - y[i] * y[i])
 
 
@@ -131,8 +131,8 @@ SLOPE = math.sqrt(2 / math.pi)
 
 
 @parallel
-def _gelu(x, y):
-    for i in prange(x.size):
+def _gelu(part, x, y):
+    for i in share(part, x.size):
         v = x[i]
         y[i] = 0.5 * v * (1 + math.tanh(SLOPE * (v + 0.044715 * v * v * v)))
 
@@ -145,8 +145,8 @@ def gelu(x, out=None):
 
 
 @parallel
-def _gelu_backward(dy, x, dx):
-    for i in prange(dy.size):
+def _gelu_backward(part, dy, x, dx):
+    for i in share(part, dy.size):
         v = x[i]
         t = math.tanh(SLOPE * (v + 0.044715 * v * v * v))
         dx[i] = dy[i] * (0.5 * (1 + t) + 0.5 * v * (1 - t * t) * SLOPE * (1 + 3 * 0.044715 * v * v))
@@ -160,8 +160,8 @@ def gelu_backward(dy, x, out=None):
 
 
 @parallel
-def _silu(x, y):
-    for i in prange(x.size):
+def _silu(part, x, y):
+    for i in share(part, x.size):
         y[i] = x[i] * _logistic(x[i])
 
 
@@ -173,8 +173,8 @@ def silu(x, out=None):
 
 
 @parallel
-def _silu_backward(dy, x, dx):
-    for i in prange(dy.size):
+def _silu_backward(part, dy, x, dx):
+    for i in share(part, dy.size):
         s = _logistic(x[i])
         dx[i] = dy[i] * (s + x[i] * s * (1 - s))
 
@@ -187,8 +187,8 @@ def silu_backward(dy, x, out=None):
 
 
 @parallel
-def _softmax(x, y):
-    for i in prange(x.shape[0]):
+def _softmax(part, x, y):
+    for i in share(part, x.shape[0]):
         largest = x[i].max()
         total = x.dtype.type(0)
         for k in range(x.shape[1]):
@@ -206,8 +206,8 @@ def softmax(x, out=None):
 
 
 @parallel
-def _softmax_backward(dy, y, dx):
-    for i in prange(dy.shape[0]):
+def _softmax_backward(part, dy, y, dx):
+    for i in share(part, dy.shape[0]):
         total = dy.dtype.type(0)
         for k in range(dy.shape[1]):
             total += dy[i, k] * y[i, k]
@@ -232,8 +232,8 @@ def _splitmix64(state):
 
 
 @parallel
-def _dropout(x, limit, key, scale, y):
-    for i in prange(x.size):
+def _dropout(part, x, limit, key, scale, y):
+    for i in share(part, x.size):
         keep = (_splitmix64(key + np.uint64(i)) >> np.uint64(40)) >= limit
         y[i] = x[i] * (scale if keep else scale * 0)
 
@@ -248,8 +248,8 @@ def dropout(x, rate, key, out=None):
 
 
 @parallel
-def _add(a, b, relu, y):
-    for i in prange(a.size):
+def _add(part, a, b, relu, y):
+    for i in share(part, a.size):
         v = a[i] + b[i]
         y[i] = a.dtype.type(0) if relu and v < 0 else v
 

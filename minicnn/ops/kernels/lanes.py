@@ -18,8 +18,9 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     only_where(places, here, v)           v where places == here, else 0
     repeat(v, rows)                       a block whose rows are all v, as many as `rows` has
     take(table, first, count, rows)       table[first], table[first + 1], .. for each row; from count on the last entry
+    apart(step, first, count, rows)       the same of a table of 0, step, 2 * step, ..
     load_rows(v, array, places, offset)   the block whose row i is at array[places[i] + offset:]
-    store_rows(array, places, offset, b)  the reverse
+    store_rows(array, places, offset, b)  the reverse; stream_rows asks ahead too
     multiply_add(x, places, k, v, sums)   row i of sums += x[places[i] + k] * v
 
 A vector may be longer than a register: the compiler spreads 32 floats over two registers of 16, or four of 8. One source
@@ -358,6 +359,22 @@ def _take(typing, table, first, count, rows):
 
 
 @intrinsic
+def _apart(typing, step, first, count, rows):
+    places = types.UniTuple(types.intp, rows.count)
+
+    def codegen(context, builder, signature, args):
+        last = builder.sub(args[2], ir.Constant(args[2].type, 1))
+
+        def place(i):
+            index = builder.add(args[1], ir.Constant(args[1].type, i))
+            return builder.mul(args[0], builder.select(builder.icmp_signed("<", index, last), index, last))
+
+        return _each(builder, context.get_value_type(places), place)
+
+    return places(types.intp, types.intp, types.intp, rows), codegen
+
+
+@intrinsic
 def _load_rows(typing, like, array, places, offset):
     block = types.UniTuple(like, places.count)
 
@@ -452,6 +469,9 @@ if config.DISABLE_JIT:
     def take(table, first, count, rows):
         return tuple(table[min(first + i, count - 1)] for i in range(len(rows)))
 
+    def apart(step, first, count, rows):
+        return tuple(step * min(first + i, count - 1) for i in range(len(rows)))
+
     def load_rows(like, array, places, offset):
         return tuple(load(like, array, place + offset) for place in places)
 
@@ -459,10 +479,12 @@ if config.DISABLE_JIT:
         for place, vector in zip(places, block, strict=True):
             store(array, place + offset, vector)
 
+    stream_rows = store_rows
+
     def multiply_add(x, places, k, vector, sums):
         return tuple(x[place + k] * vector + row for place, row in zip(places, sums, strict=True))
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
     larger, only_where, prefetch, stream, stream_out = _larger, _only_where, _prefetch, _stream, _stream_out
-    stream_rows = _stream_rows
+    stream_rows, apart = _stream_rows, _apart
     repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add

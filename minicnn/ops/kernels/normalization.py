@@ -7,44 +7,39 @@ added in order. They are taken of x minus the first pixel, so that a large mean 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from minicnn.ops.kernels.lanes import fma, gate, load, maximum0, one_row, store, stream, stream_out, zeros
-from minicnn.ops.kernels.threads import parallel
+from minicnn.ops.kernels.threads import PARTS, parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 
-PARTS = 32
-
 
 @parallel
-def _moments(block, x, sums, squares):
+def _moments(part, block, x, sums, squares):
     m, c = x.shape
-    parts, flat = sums.shape[0], x.reshape(-1)
-    for part in prange(parts):
-        for k in range(0, c, len(zeros(x, block)[0])):
-            total, square = zeros(x, block)[0], zeros(x, block)[0]
-            first = load(total, flat, k)
-            for i in range(part * m // parts, (part + 1) * m // parts):
-                v = stream(total, flat, i * c + k) - first
-                total = total + v
-                square = fma(v, v, square)
-            store(sums[part], k, total)
-            store(squares[part], k, square)
+    flat = x.reshape(-1)
+    for k in range(0, c, len(zeros(x, block)[0])):
+        total, square = zeros(x, block)[0], zeros(x, block)[0]
+        first = load(total, flat, k)
+        for i in share(part, m):
+            v = stream(total, flat, i * c + k) - first
+            total = total + v
+            square = fma(v, v, square)
+        store(sums[part], k, total)
+        store(squares[part], k, square)
 
 
 @parallel
-def _scale_shift(block, x, scale, shift, relu, y):
+def _scale_shift(part, block, x, scale, shift, relu, y):
     m, c = x.shape
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    for part in prange(PARTS):
-        like = zeros(x, block)[0]
-        for k in range(0, c, len(like)):
-            a, b = load(like, scale, k), load(like, shift, k)
-            for i in range(part * m // PARTS, (part + 1) * m // PARTS):
-                v = fma(a, stream(like, flat_x, i * c + k), b)
-                if relu:
-                    v = maximum0(v)
-                stream_out(flat_y, i * c + k, v)
+    like = zeros(x, block)[0]
+    for k in range(0, c, len(like)):
+        a, b = load(like, scale, k), load(like, shift, k)
+        for i in share(part, m):
+            v = fma(a, stream(like, flat_x, i * c + k), b)
+            if relu:
+                v = maximum0(v)
+            stream_out(flat_y, i * c + k, v)
 
 
 def scale_shift(x, scale, shift, relu=False, out=None):
@@ -72,37 +67,35 @@ def batch_norm(x, gamma, beta, epsilon, relu=False, out=None):
 
 
 @parallel
-def _sums_backward(block, dy, x, y, mean, relu, sums, products):
+def _sums_backward(part, block, dy, x, y, mean, relu, sums, products):
     m, c = x.shape
-    parts, flat_dy, flat_x, flat_y = sums.shape[0], dy.reshape(-1), x.reshape(-1), y.reshape(-1)
-    for part in prange(parts):
-        for k in range(0, c, len(zeros(x, block)[0])):
-            total, product = zeros(x, block)[0], zeros(x, block)[0]
-            centre = load(total, mean, k)
-            for i in range(part * m // parts, (part + 1) * m // parts):
-                v = stream(total, flat_dy, i * c + k)
-                if relu:
-                    v = gate(v, stream(total, flat_y, i * c + k))
-                total = total + v
-                product = fma(v, stream(total, flat_x, i * c + k) - centre, product)
-            store(sums[part], k, total)
-            store(products[part], k, product)
+    flat_dy, flat_x, flat_y = dy.reshape(-1), x.reshape(-1), y.reshape(-1)
+    for k in range(0, c, len(zeros(x, block)[0])):
+        total, product = zeros(x, block)[0], zeros(x, block)[0]
+        centre = load(total, mean, k)
+        for i in share(part, m):
+            v = stream(total, flat_dy, i * c + k)
+            if relu:
+                v = gate(v, stream(total, flat_y, i * c + k))
+            total = total + v
+            product = fma(v, stream(total, flat_x, i * c + k) - centre, product)
+        store(sums[part], k, total)
+        store(products[part], k, product)
 
 
 @parallel
-def _dx(block, dy, x, y, relu, a, b, d, dx):
+def _dx(part, block, dy, x, y, relu, a, b, d, dx):
     """dx = a * dy + b * x + d, channel by channel."""
     m, c = x.shape
     flat_dy, flat_x, flat_y, flat_dx = dy.reshape(-1), x.reshape(-1), y.reshape(-1), dx.reshape(-1)
-    for part in prange(PARTS):
-        like = zeros(x, block)[0]
-        for k in range(0, c, len(like)):
-            by_dy, by_x, shift = load(like, a, k), load(like, b, k), load(like, d, k)
-            for i in range(part * m // PARTS, (part + 1) * m // PARTS):
-                v = stream(like, flat_dy, i * c + k)
-                if relu:
-                    v = gate(v, stream(like, flat_y, i * c + k))
-                stream_out(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, stream(like, flat_x, i * c + k), shift)))
+    like = zeros(x, block)[0]
+    for k in range(0, c, len(like)):
+        by_dy, by_x, shift = load(like, a, k), load(like, b, k), load(like, d, k)
+        for i in share(part, m):
+            v = stream(like, flat_dy, i * c + k)
+            if relu:
+                v = gate(v, stream(like, flat_y, i * c + k))
+            stream_out(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, stream(like, flat_x, i * c + k), shift)))
 
 
 def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):

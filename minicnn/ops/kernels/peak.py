@@ -8,17 +8,16 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from numba import prange
 
 from minicnn.ops.kernels.lanes import Block, best_block, load_rows, multiply_add, store_rows, zeros
-from minicnn.ops.kernels.threads import get_threads, parallel
+from minicnn.ops.kernels.threads import get_threads, parallel, share
 
 ROUNDS, SUMS = 20_000, 14
 
 
 @parallel
-def _multiply_add(block, numbers, threads):
-    for thread in prange(threads):
+def _multiply_add(part, block, numbers, threads):
+    for thread in share(part, threads):
         like = zeros(numbers, block)
         places = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
         sums = load_rows(like[0], numbers, places, 0)

@@ -6,10 +6,10 @@ Faster because a window is read where it lies, and the images are shared out amo
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import fill, larger, one_row, only_where, store, stream, stream_out, zeros
-from minicnn.ops.kernels.threads import kernel, parallel
+from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result
 from minicnn.ops.shapes import output_size
 
@@ -36,11 +36,11 @@ def _largest(best, place, x, at, p0, p1, q0, q1, down, right, width):
 
 
 @parallel
-def _max_pool(block, x, size, stride, corner, y, where):
+def _max_pool(part, block, x, size, stride, corner, y, where):
     n, h, w, c = x.shape
     _, oh, ow, _ = y.shape
     flat_x, flat_y, flat_where = x.reshape(-1), y.reshape(-1), where.reshape(-1)
-    for image in prange(n):
+    for image in share(part, n):
         best, place = zeros(x, block)[0], zeros(where, block)[0]
         for i in range(oh):
             top = i * stride[0] - corner[0]
@@ -67,10 +67,10 @@ def max_pool2d(x, size, stride, padding, out=None):
 
 
 @parallel
-def _max_pool_backward(dy, where, size, stride, corner, dx):
+def _max_pool_backward(part, dy, where, size, stride, corner, dx):
     n, oh, ow, c = dy.shape
     _, h, w, _ = dx.shape
-    for image in prange(n):
+    for image in share(part, n):
         dx[image] = 0
         for i in range(oh):
             for j in range(ow):
@@ -83,12 +83,12 @@ def _max_pool_backward(dy, where, size, stride, corner, dx):
 
 
 @parallel
-def _max_pool_backward_apart(block, dy, where, size, dx):
+def _max_pool_backward_apart(part, block, dy, where, size, dx):
     """Windows side by side without overlap: every pixel has one window, and is written once."""
     n, oh, ow, c = dy.shape
     _, h, w, _ = dx.shape
     flat_dy, flat_where, flat_dx = dy.reshape(-1), where.reshape(-1), dx.reshape(-1)
-    for image in prange(n):
+    for image in share(part, n):
         like, place = zeros(dy, block)[0], zeros(where, block)[0]
         for i in range(oh):
             for j in range(ow):
@@ -115,10 +115,10 @@ def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
 
 
 @parallel
-def _average_pool(x, size, stride, corner, y):
+def _average_pool(part, x, size, stride, corner, y):
     n, h, w, c = x.shape
     _, oh, ow, _ = y.shape
-    for image in prange(n):
+    for image in share(part, n):
         for i in range(oh):
             top = i * stride[0] - corner[0]
             rows = range(max(0, top), min(h, top + size[0]))
@@ -144,10 +144,10 @@ def average_pool2d(x, size, stride, padding, out=None):
 
 
 @parallel
-def _average_pool_backward(dy, size, stride, corner, dx):
+def _average_pool_backward(part, dy, size, stride, corner, dx):
     n, oh, ow, c = dy.shape
     _, h, w, _ = dx.shape
-    for image in prange(n):
+    for image in share(part, n):
         dx[image] = 0
         for i in range(oh):
             top = i * stride[0] - corner[0]
@@ -155,11 +155,11 @@ def _average_pool_backward(dy, size, stride, corner, dx):
             for j in range(ow):
                 left = j * stride[1] - corner[1]
                 columns = range(max(0, left), min(w, left + size[1]))
-                share = dy.dtype.type(1 / (len(rows) * len(columns)))
+                weight = dy.dtype.type(1 / (len(rows) * len(columns)))
                 for row in rows:
                     for column in columns:
                         for k in range(c):
-                            dx[image, row, column, k] += dy[image, i, j, k] * share
+                            dx[image, row, column, k] += dy[image, i, j, k] * weight
 
 
 def average_pool2d_backward(dy, x_shape, size, stride, padding, out=None):
@@ -171,9 +171,9 @@ def average_pool2d_backward(dy, x_shape, size, stride, padding, out=None):
 
 
 @parallel
-def _global_average(x, y):
+def _global_average(part, x, y):
     n, pixels, c = x.shape
-    for image in prange(n):
+    for image in share(part, n):
         total = y[image]
         total[:] = 0
         for i in range(pixels):
@@ -192,13 +192,13 @@ def global_average_pool2d(x, out=None):
 
 
 @parallel
-def _global_average_backward(dy, dx):
+def _global_average_backward(part, dy, dx):
     n, pixels, c = dx.shape
-    share = dy.dtype.type(1 / pixels)
-    for image in prange(n):
+    weight = dy.dtype.type(1 / pixels)
+    for image in share(part, n):
         for i in range(pixels):
             for k in range(c):
-                dx[image, i, k] = dy[image, k] * share
+                dx[image, i, k] = dy[image, k] * weight
 
 
 def global_average_pool2d_backward(dy, x_shape, out=None):
@@ -209,32 +209,20 @@ def global_average_pool2d_backward(dy, x_shape, out=None):
     return dx
 
 
-@parallel
-def _global_max(x, y, where):
-    n, pixels, c = x.shape
-    for image in prange(n):
-        best, place = y[image], where[image]
-        best[:] = x[image, 0]
-        place[:] = 0
-        for i in range(1, pixels):
-            for k in range(c):
-                if not (x[image, i, k] <= best[k] or best[k] != best[k]):
-                    best[k] = x[image, i, k]
-                    place[k] = i
-
-
 def global_max_pool2d(x, out=None):
-    """See `reference.global_max_pool2d`."""
+    """See `reference.global_max_pool2d`: one window as large as the image."""
     n, h, w, c = x.shape
     y_out, where_out = out if out is not None else (None, None)
     y, where = result(y_out, (n, c), x.dtype), result(where_out, (n, c), np.int32)
-    _global_max(np.ascontiguousarray(x).reshape(n, h * w, c), y, where)
+    shape = n, 1, 1, c
+    image = (h, w), (1, 1), (0, 0)
+    _max_pool(one_row(c, x.dtype), np.ascontiguousarray(x), *image, y.reshape(shape), where.reshape(shape))
     return y, where
 
 
 @parallel
-def _global_max_backward(dy, where, dx):
-    for image in prange(dx.shape[0]):
+def _global_max_backward(part, dy, where, dx):
+    for image in share(part, dx.shape[0]):
         dx[image] = 0
         for k in range(dx.shape[2]):
             dx[image, where[image, k], k] = dy[image, k]

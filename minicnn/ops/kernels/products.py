@@ -6,8 +6,8 @@ many multiplications: a row of 8 x 32 sums takes one vector and eight factors, a
 
 from __future__ import annotations
 
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import Block, best_block, load, multiply_add
-from minicnn.ops.kernels.threads import kernel
 
 
 def panel_block(outputs: int, dtype, rows: int | None = None) -> Block:
@@ -18,17 +18,14 @@ def panel_block(outputs: int, dtype, rows: int | None = None) -> Block:
 
 
 @kernel
-def rows_by_panel(x, x0, places, runs, length, panel, start, sums):
-    """sums += some rows of an (implicit) im2col matrix, times a panel of weights that is as wide as a vector.
+def rows_by_panel(x, places, start, length, panel, at, sums):
+    """sums += some rows of a matrix, times a panel of weights that is as wide as a vector.
 
-    Row i consists of the runs x[x0 + places[i] + runs[r]:][:length] one after another; the panel's rows follow each
-    other in memory from panel[start].
+    Row i is x[places[i] + start:][:length]; the panel's rows follow each other in memory from panel[at].
     """
-    at = start
-    for r in range(runs.shape[0]):
-        for k in range(x0 + runs[r], x0 + runs[r] + length):
-            sums = multiply_add(x, places, k, load(sums[0], panel, at), sums)
-            at += len(sums[0])
+    for k in range(start, start + length):
+        sums = multiply_add(x, places, k, load(sums[0], panel, at), sums)
+        at += len(sums[0])
     return sums
 
 

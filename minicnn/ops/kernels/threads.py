@@ -1,35 +1,36 @@
 """How kernels are compiled, cached and spread over the processor's cores.
 
-`@parallel` compiles a kernel twice, on first use: once with its `prange` loop dealt out to Numba's pool of threads, and
-once as an ordinary loop. The pool serves one caller at a time; a second Python thread that comes meanwhile, and a
-process after a fork (whose copy of the pool has no threads in it), run the ordinary loop instead of waiting, hanging or
-aborting. Both give the same bits, for a kernel never lets the number of threads decide the order of a sum.
+A `@parallel` kernel is written for one of PARTS parts of its work; a call runs them all, dealt out to Numba's pool of
+threads. The pool serves one caller at a time; a second Python thread that comes meanwhile, and a process after a fork (whose
+copy of the pool has no threads in it), run the parts one after the other instead of waiting, hanging or aborting. Both give
+the same bits, for a kernel never lets the number of threads decide the order of a sum.
 
-Compiled kernels are kept on disk, in a folder named after the source they were made from: Numba itself looks only at the
-file a kernel stands in, and would go on using a kernel whose helper in another file has changed.
+Numba would compile the body of a `prange` loop five times over, each time into a larger wrapper. So there is only one such
+loop here, over a pointer to a compiled kernel: a second's work for each kernel and not five.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
-import tempfile
 import threading
-from pathlib import Path
 from types import FunctionType
 
 import numba
-from numba import config, njit
-from numba.core import event
+from llvmlite import ir
+from numba import config, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-# No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
-OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
+from minicnn.ops.kernels.compiling import kernel
 
 # An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
 # wants to run there. Half a millisecond is enough from one kernel to the next; to wake a thread takes a tenth of that.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+PARTS = 32
+_BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
+_TASK = ir.FunctionType(ir.VoidType(), [_BYTES, _NUMBER])
 
 _pool = threading.Lock()
 _forked = False
@@ -49,37 +50,106 @@ def get_threads() -> int:
     return _threads
 
 
-def kernel(function):
-    """Compile a function for use within other kernels; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
-    with _cache_folder():
-        return njit(cache=True, **OPTIONS)(function)
+@intrinsic
+def _pack(typing, args):
+    """Where the arguments lie in this call's memory, as a number."""
+
+    def codegen(context, builder, signature, values):
+        return builder.ptrtoint(cgutils.alloca_once_value(builder, values[0]), _NUMBER)
+
+    return types.intp(args), codegen
+
+
+@intrinsic
+def _entry(typing, body, args):
+    """The address of a function (pointer to packed arguments, part) that calls the compiled `body` with them."""
+    call = body.get_call_type(typing, (types.intp, *args.types), {})
+
+    def codegen(context, builder, signature, values):
+        compiled = body.dispatcher.get_compile_result(call)
+        context.add_linking_libs([compiled.library])
+        entry = ir.Function(builder.module, _TASK, builder.function.name + ".entry")
+        entry.linkage = "internal"
+        inside = ir.IRBuilder(entry.append_basic_block())
+        kind = context.get_value_type(args).as_pointer()
+        packed = inside.load(inside.bitcast(entry.args[0], kind))
+        unpacked = [inside.extract_value(packed, i) for i in range(len(args.types))]
+        function = context.declare_function(builder.module, compiled.fndesc)
+        arguments = [entry.args[1], *unpacked]
+        context.call_conv.call_function(inside, function, call.return_type, call.args, arguments)
+        inside.ret_void()
+        return builder.ptrtoint(entry, _NUMBER)
+
+    return types.intp(body, args), codegen
+
+
+@intrinsic
+def _call(typing, entry, packed, part):
+    def codegen(context, builder, signature, values):
+        function = builder.inttoptr(values[0], _TASK.as_pointer())
+        builder.call(function, [builder.inttoptr(values[1], _BYTES), values[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), codegen
+
+
+def _all_at_once(entry, packed):
+    for part in prange(PARTS):
+        _call(entry, packed, part)
+
+
+def _one_by_one(entry, packed):
+    for part in range(PARTS):
+        _call(entry, packed, part)
+
+
+_spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one)
+
+
+def _launch(shared, *args):
+    entry, packed = _entry(_body, args), _pack(args)  # noqa: F821  (_body: see parallel)
+    if shared:
+        _spread(entry, packed)
+    else:
+        _one_by_one(entry, packed)
+
+
+@kernel
+def share(part, n):
+    """One part of the numbers from 0 to n - 1."""
+    return range(max(0, part * n // PARTS), (part + 1) * n // PARTS)
 
 
 def parallel(function):
-    """Compile a function whose `prange` loop is shared out among the threads."""
-    alone = FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    alone.__qualname__ = function.__qualname__ + "_alone"  # its own name in the cache
-    with _cache_folder():
-        shared = njit(cache=True, parallel=True, **OPTIONS)(function)
-        alone = njit(cache=True, **OPTIONS)(alone)
+    """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (...) runs them all."""
+    if config.DISABLE_JIT:
+        return _plain(function)
+    launch = FunctionType(_launch.__code__, {**globals(), "_body": kernel(function)})
+    launch.__module__ = function.__module__
+    launch.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}.launch"  # its cache's name
+    launch = kernel(launch)
 
     def run(*args):
         if _threads > 1 and not _forked and _pool.acquire(blocking=False):
             try:
                 numba.set_num_threads(_threads)
-                return shared(*args)
+                launch(True, *args)
             finally:
                 _pool.release()
-        return alone(*args)
+        else:
+            launch(False, *args)
 
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
-    run.shared, run.alone = shared, alone
+    run.__name__, run.__doc__, run.launch = function.__name__, function.__doc__, launch
+    return run
+
+
+def _plain(function):
+    """For NUMBA_DISABLE_JIT=1: the parts in plain Python, one after the other."""
+
+    def run(*args):
+        for part in range(PARTS):
+            function(part, *args)
+
     return run
 
 
@@ -90,53 +160,3 @@ def _after_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Announcer(event.Listener):
-    """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
-
-    said = False
-
-    def on_start(self, event):
-        ours = event.data["dispatcher"].py_func.__module__.startswith(__package__)
-        if ours and not self.said:
-            self.said = True
-            print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
-
-    def on_end(self, event):
-        pass
-
-
-event.register("numba:compile", _Announcer())
-
-
-class _cache_folder:
-    """While kernels are declared, Numba's cache is the folder of this source; afterwards it is the user's again."""
-
-    folder = None
-
-    def __enter__(self):
-        if _cache_folder.folder is None:
-            _cache_folder.folder = _writable_folder()
-        self.before, config.CACHE_DIR = config.CACHE_DIR, _cache_folder.folder
-
-    def __exit__(self, *error):
-        config.CACHE_DIR = self.before
-
-
-def _writable_folder() -> str:
-    source = hashlib.sha256(numba.__version__.encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        source.update(file.read_bytes())
-    name = f"kernels-{source.hexdigest()[:16]}"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    places = [config.CACHE_DIR, os.path.join(home, "minicnn")]
-    for place in filter(os.path.isabs, places):
-        folder = os.path.join(place, name)
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError:
-            continue
-    return tempfile.mkdtemp(prefix="minicnn-")

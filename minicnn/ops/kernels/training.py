@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
-from minicnn.ops.kernels.threads import kernel, parallel
+from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 
 
@@ -39,8 +39,8 @@ def _warp(image, m, y):
 
 
 @parallel
-def _make_batch(images, index, matrix, holes, scale, shift, y):
-    for b in prange(index.shape[0]):
+def _make_batch(part, images, index, matrix, holes, scale, shift, y):
+    for b in share(part, index.shape[0]):
         image, target = images[index[b]], y[b]
         if matrix.shape[0]:
             _warp(image, matrix[b], target)
@@ -79,10 +79,10 @@ def _cross_entropy(logits, targets, weights, dlogits):
         for k in range(classes):
             dlogits[i, k] = math.exp(logits[i, k] - largest)
             sum_exp += dlogits[i, k]
-        share, log_sum = weights[i] / total, largest + math.log(sum_exp)
+        weight, log_sum = weights[i] / total, largest + math.log(sum_exp)
         for k in range(classes):
-            loss -= share * targets[i, k] * (logits[i, k] - log_sum)
-            dlogits[i, k] = share * (dlogits[i, k] / sum_exp - targets[i, k])
+            loss -= weight * targets[i, k] * (logits[i, k] - log_sum)
+            dlogits[i, k] = weight * (dlogits[i, k] / sum_exp - targets[i, k])
     return loss
 
 
@@ -97,8 +97,8 @@ BLOCK = 8192
 
 
 @parallel
-def _sum_of_squares(g, totals):
-    for block in prange(totals.shape[0]):
+def _sum_of_squares(part, g, totals):
+    for block in share(part, totals.shape[0]):
         a, b, c, d = 0.0, 0.0, 0.0, 0.0  # four sums, so that each addition need not wait for the one before
         first, last = block * BLOCK, min((block + 1) * BLOCK, g.shape[0])
         whole = first + (last - first) // 4 * 4
@@ -120,8 +120,8 @@ def sum_of_squares(g):
 
 
 @parallel
-def _sgd(w, dw, velocity, rate, momentum, nesterov, keep, clip):
-    for i in prange(w.size):
+def _sgd(part, w, dw, velocity, rate, momentum, nesterov, keep, clip):
+    for i in share(part, w.size):
         g = dw[i] * clip
         v = momentum * velocity[i] + g
         velocity[i] = v
@@ -135,8 +135,8 @@ def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
 
 
 @parallel
-def _rmsprop(w, dw, square, rate, rho, fresh, epsilon, keep, clip):
-    for i in prange(w.size):
+def _rmsprop(part, w, dw, square, rate, rho, fresh, epsilon, keep, clip):
+    for i in share(part, w.size):
         g = dw[i] * clip
         s = rho * square[i] + fresh * g * g
         square[i] = s
@@ -150,8 +150,8 @@ def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
 
 
 @parallel
-def _adam(w, dw, mean, square, beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep, clip):
-    for i in prange(w.size):
+def _adam(part, w, dw, mean, square, beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep, clip):
+    for i in share(part, w.size):
         g = dw[i] * clip
         m = beta1 * mean[i] + fresh1 * g
         s = beta2 * square[i] + fresh2 * g * g

@@ -25,10 +25,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import get_thread_id, prange
+from numba import get_thread_id
 
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import (
     Block,
+    apart,
     best_block,
     fma,
     gate,
@@ -38,11 +40,10 @@ from minicnn.ops.kernels.lanes import (
     prefetch,
     store,
     store_rows,
-    take,
     zeros,
 )
 from minicnn.ops.kernels.products import outer_product, rows_by_panel
-from minicnn.ops.kernels.threads import get_threads, kernel, parallel
+from minicnn.ops.kernels.threads import get_threads, parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 from minicnn.ops.shapes import output_size
 
@@ -202,51 +203,52 @@ def transform_dv(like, dv, dv0, step, window):
 
 
 @parallel
-def _transform_weights(g, w, u):
+def _transform_weights(part, block, g, w, u):
     """u = G g G^T: weights (r, r, c, f) to panels (panels, 36, c, lanes)."""
     r, _, c, f = w.shape
-    panels, _, _, lanes = u.shape
-    for k in prange(c):
-        half = np.empty((r, f), w.dtype)
-        for i in range(POINTS):
-            half[:] = 0
-            for q in range(r):
-                for p in range(r):
-                    for l in range(f):
-                        half[q, l] += g[i, p] * w[p, q, k, l]
-            for j in range(POINTS):
-                for p in range(panels):
-                    for l in range(lanes):
-                        total = w.dtype.type(0)
-                        for q in range(r):
-                            total += g[j, q] * half[q, p * lanes + l]
-                        u[p, i * POINTS + j, k, l] = total
+    nothing, flat_w, flat_u = zeros(w, block)[0], w.reshape(-1), u.reshape(-1)
+    n, half = len(nothing), np.empty(r * len(nothing), w.dtype)
+    for k in share(part, c):
+        for panel in range(u.shape[0]):
+            for i in range(POINTS):
+                for q in range(r):
+                    total = nothing
+                    for p in range(r):
+                        total = fma(g[i, p], load(total, flat_w, ((p * r + q) * c + k) * f + panel * n), total)
+                    store(half, q * n, total)
+                for j in range(POINTS):
+                    total = nothing
+                    for q in range(r):
+                        total = fma(g[j, q], load(total, half, q * n), total)
+                    store(flat_u, ((panel * 36 + i * POINTS + j) * c + k) * n, total)
 
 
 @parallel
-def _transform_du(g, partial, dw):
+def _transform_du(part, block, g, partial, dw):
     """dw = G^T du G, du being the sum of the tasks' parts, added in their order."""
     r, _, c, f = dw.shape
-    tasks = partial.shape[0]
-    for k in prange(c):
-        half = np.zeros((POINTS, r, f), dw.dtype)  # du G
-        total = np.empty(f, dw.dtype)
-        for i in range(POINTS):
-            for j in range(POINTS):
-                total[:] = 0
-                for task in range(tasks):
-                    for l in range(f):
-                        total[l] += partial[task, i * POINTS + j, k, l]
+    nothing, flat = zeros(dw, block)[0], dw.reshape(-1)
+    n = len(nothing)
+    sums, half = np.empty(POINTS * n, dw.dtype), np.empty(POINTS * r * n, dw.dtype)  # a row of du; du G
+    for k in share(part, c):
+        for l in range(0, f, n):
+            for i in range(POINTS):
+                for j in range(POINTS):
+                    total = nothing
+                    for task in range(partial.shape[0]):
+                        total = total + load(total, partial[task], ((i * POINTS + j) * c + k) * f + l)
+                    store(sums, j * n, total)
                 for q in range(r):
-                    for l in range(f):
-                        half[i, q, l] += g[j, q] * total[l]
-        for p in range(r):
-            for q in range(r):
-                row = dw[p, q, k]
-                row[:] = 0
-                for i in range(POINTS):
-                    for l in range(f):
-                        row[l] += g[i, p] * half[i, q, l]
+                    total = nothing
+                    for j in range(POINTS):
+                        total = fma(g[j, q], load(total, sums, j * n), total)
+                    store(half, (i * r + q) * n, total)
+            for p in range(r):
+                for q in range(r):
+                    total = nothing
+                    for i in range(POINTS):
+                        total = fma(g[i, p], load(total, half, (i * r + q) * n), total)
+                    store(flat, ((p * r + q) * c + k) * f + l, total)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -298,16 +300,14 @@ def fetch(region, part):
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
     """m (36, group, lanes) = a (36, group, depth) times the panel of u at u0, for each of the 36."""
     start = zeros(a, block)
-    lanes, here = len(start[0]), np.zeros(1, np.int64)
-    rows, targets = np.arange(count) * depth, np.arange(count) * lanes
+    lanes = len(start[0])
     for point in range(36):
         fetch(soon, point)
         fetch(later, point)
         for t in range(0, count, len(start)):
-            places = take(rows, t, count, start)
-            at = u0 + point * depth * lanes
-            sums = rows_by_panel(a, point * span(tiles, depth), places, here, depth, u, at, start)
-            store_rows(m, take(targets, t, count, start), point * span(tiles, lanes), sums)
+            rows, at = apart(depth, t, count, start), u0 + point * depth * lanes
+            sums = rows_by_panel(a, rows, point * span(tiles, depth), depth, u, at, start)
+            store_rows(m, apart(lanes, t, count, start), point * span(tiles, lanes), sums)
 
 
 @kernel
@@ -354,19 +354,18 @@ def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
 def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy_region, y_region):
     """du (36, c, f) += v^T dm, for each of the 36; = where it is `fresh`."""
     like = zeros(v, block)
-    columns, rows = np.arange(c), np.arange(c) * f
     for point in range(36):
         fetch(x_region, point)
         fetch(dy_region, point)
         fetch(y_region, point)
         for p in range(0, f, len(like[0])):
             for k in range(0, c, len(like)):
-                targets, at = take(rows, k, c, like), point * c * f + p
+                targets, at = apart(f, k, c, like), point * c * f + p
                 sums = like
                 if not fresh:
                     sums = load_rows(like[0], du, targets, at)
                 sums = outer_product(
-                    *(v, point * span(tiles, c), (0, c), take(columns, k, c, like)),
+                    *(v, point * span(tiles, c), (0, c), apart(1, k, c, like)),
                     *(dm, point * span(tiles, f) + p, (0, f), (1, count), sums),
                 )
                 store_rows(du, targets, at, sums)
@@ -391,10 +390,10 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, windows):
+def _forward(part, block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, windows):
     c, f = shape[2], y_shape[2]
     total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
-    for task in prange(tasks):
+    for task in share(part, tasks):
         thread = get_thread_id()
         v, m, window = vs[thread], ms[thread], windows[thread]
         like = zeros(x, block)[0]
@@ -410,10 +409,10 @@ def _forward(block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, w
 
 
 @parallel
-def _backward(block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, need_dx, dx, vs, dms, dvs, windows):
+def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, need_dx, dx, vs, dms, dvs, windows):
     c, f = shape[2], y_shape[2]
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
-    for task in prange(tasks):
+    for task in share(part, tasks):
         thread = get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
         like = zeros(x, block)[0]
@@ -457,10 +456,10 @@ def _tiles(y_shape, r, padding, group=32) -> Tiles:
     return Tiles(size, -(-y_shape[0] // size), -(-y_shape[1] // size), padding[0][0], padding[1][0], group)
 
 
-def _panels(w, lanes):
+def _panels(w, block):
     r, _, c, f = w.shape
-    u = scratch("panels", (f // lanes, 36, c, lanes), w.dtype)
-    _transform_weights(weight_transform(r, w.dtype), w, u)
+    u = scratch("panels", (f // block.lanes, 36, c, block.lanes), w.dtype)
+    _transform_weights(block, weight_transform(r, w.dtype), w, u)
     return u.reshape(-1)
 
 
@@ -471,7 +470,7 @@ def conv2d(x, w, b, padding, relu, out):
     y = result(out, (n, *output_size(x.shape[1:3], (r, r), (1, 1), padding, (1, 1)), f), dtype)
     tiles, threads = _tiles(y.shape[1:], r, padding), get_threads()
     _forward(
-        *(block, x.reshape(-1), x.shape[1:], tiles, _panels(w, block.lanes)),
+        *(block, x.reshape(-1), x.shape[1:], tiles, _panels(w, block)),
         *(np.zeros(f, dtype) if b is None else np.ascontiguousarray(b), relu, y.reshape(-1), y.shape[1:], min(n, 16)),
         scratch("x", (threads, 36 * span(tiles, c)), dtype),
         scratch("y", (threads, 36 * span(tiles, block.lanes)), dtype),
@@ -488,7 +487,7 @@ def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
     tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
-    u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block.lanes) if need_dx else np.empty(0, dtype)
+    u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block) if need_dx else np.empty(0, dtype)
     threads, partial, sums = (
         get_threads(),
         scratch("partial", (tasks, 36 * c * f), dtype),
@@ -503,7 +502,7 @@ def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
         scratch("blocks", (threads, 36 * block.lanes), dtype),
     )
     target = result(dw, dw.shape, dtype)
-    _transform_du(weight_transform(r, dtype), partial.reshape(tasks, 36, c, f), target)
+    _transform_du(block, weight_transform(r, dtype), partial, target)
     if target is not dw:
         dw[...] = target
     if db is not None:

@@ -1,0 +1,76 @@
+"""How kernels are compiled, and where the result is kept.
+
+Compiled kernels are kept on disk, in a folder named after the source they were made from: Numba itself looks only at the
+file a kernel stands in, and would go on using a kernel whose helper in another file has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numba
+from numba import config, njit
+from numba.core import event
+
+# No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
+OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
+
+
+def kernel(function, has_prange=False):
+    """Compile a function for use within other kernels; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
+    with _cache_folder():
+        return njit(cache=True, parallel=has_prange, **OPTIONS)(function)
+
+
+class _Announcer(event.Listener):
+    """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
+
+    said = False
+
+    def on_start(self, event):
+        ours = event.data["dispatcher"].py_func.__module__.startswith(__package__)
+        if ours and not self.said:
+            self.said = True
+            print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
+
+    def on_end(self, event):
+        pass
+
+
+event.register("numba:compile", _Announcer())
+
+
+class _cache_folder:
+    """While kernels are declared, Numba's cache is the folder of this source; afterwards it is the user's again."""
+
+    folder = None
+
+    def __enter__(self):
+        if _cache_folder.folder is None:
+            _cache_folder.folder = _writable_folder()
+        self.before, config.CACHE_DIR = config.CACHE_DIR, _cache_folder.folder
+
+    def __exit__(self, *error):
+        config.CACHE_DIR = self.before
+
+
+def _writable_folder() -> str:
+    source = hashlib.sha256(numba.__version__.encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        source.update(file.read_bytes())
+    name = f"kernels-{source.hexdigest()[:16]}"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    places = [config.CACHE_DIR, os.path.join(home, "minicnn")]
+    for place in filter(os.path.isabs, places):
+        folder = os.path.join(place, name)
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return tempfile.mkdtemp(prefix="minicnn-")
