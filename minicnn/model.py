@@ -111,35 +111,45 @@ class Sequential:
 
     # -- use -----------------------------------------------------------------------------------------------------
 
-    def outputs(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """The last layer's output for any number of images, computed in batches: logits, or a regression's values."""
+    def outputs(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
+        """The last layer's output for any number of images, computed in batches: logits, or a regression's values.
+
+        With tta="flip" (test-time augmentation) it is the mean of those of each image and of its mirror image.
+        """
         x, batch_size = self.check_images(x), positive(batch_size, "batch_size")
+        if tta not in (None, "flip") or (tta and x.ndim != 4):
+            raise ValueError(f'tta: got {tta!r}, expected None, or "flip" for images (n, h, w, c)')
         y = np.empty((len(x), *self.output_shapes[-1]), self.dtype)
         with self._lock:
             for i in range(0, len(x), batch_size):
                 index = np.arange(i, min(i + batch_size, len(x)))
-                y[index] = self.forward(self.batch(x, index))
+                images = self.batch(x, index)
+                y[index] = self.forward(images)
+                if tta:
+                    y[index] = (y[index] + self.forward(np.ascontiguousarray(images[:, :, ::-1]))) / 2
         return y
 
-    def predict(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    def predict(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
         """The probability of each class: (n, classes), the softmax of `outputs`. For a regression, take `outputs`."""
-        y = self.outputs(x, batch_size)
+        y = self.outputs(x, batch_size, tta)
         return y if self._gives_probabilities() else ops.softmax(y)
 
     def _gives_probabilities(self) -> bool:
         last = self.layers[-1]
         return isinstance(last, Softmax) or getattr(last, "activation", None) == "softmax"
 
-    def predict_classes(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    def predict_classes(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
         """The most probable class of each image: (n,) int64."""
-        return self.outputs(x, batch_size).argmax(axis=-1)
+        return self.outputs(x, batch_size, tta).argmax(axis=-1)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 256, loss="cross_entropy") -> Evaluation:
+    def evaluate(
+        self, x: np.ndarray, y: np.ndarray, batch_size: int = 256, loss="cross_entropy", tta: str | None = None
+    ) -> Evaluation:
         """Loss and accuracy on images and their targets, nothing being learnt."""
         loss = losses.get(loss)
         self.check_loss(loss)
         y = self.check_targets(y, len(x), loss)
-        outputs = self.outputs(x, batch_size)
+        outputs = self.outputs(x, batch_size, tta)
         accuracy = count_correct(outputs, y) / len(y) if loss.classifies else float("nan")
         return Evaluation(loss(outputs, y)[0], accuracy)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from minicnn.callbacks import Callback, ReduceLROnPlateau
 from minicnn.data import Augment
-from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D
+from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D, Residual
 from minicnn.losses import CrossEntropy
 from minicnn.model import Sequential
 from minicnn.optimizers import Adam, AdamW, Optimizer, RMSprop
@@ -56,8 +56,8 @@ class Recipe:
         )
 
 
-def _convolution(filters: int) -> list[Layer]:
-    return [Conv2D(filters, 3, use_bias=False), BatchNorm(activation="relu")]
+def _convolution(filters: int, stride: int = 1) -> list[Layer]:
+    return [Conv2D(filters, 3, stride=stride, use_bias=False), BatchNorm(activation="relu")]
 
 
 def small_vgg(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
@@ -71,6 +71,24 @@ def small_vgg(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
         MaxPool2D(),
         *_convolution(c),
         *_convolution(c),
+        GlobalMaxPool2D(),
+        Dense(10),
+    ]
+
+
+def residual_network(a: int, b: int, c: int) -> list[Layer]:
+    """Seven 3x3 convolutions at 28x28, 14x14 and 7x7 pixels, four of them in two residual blocks (He et al., 2015)."""
+
+    def block(filters: int) -> Layer:
+        last = [Conv2D(filters, 3, use_bias=False), BatchNorm()]
+        return Residual(*_convolution(filters), *last, activation="relu")
+
+    return [
+        *_convolution(a),
+        *_convolution(b, stride=2),
+        block(b),
+        *_convolution(c, stride=2),
+        block(c),
         GlobalMaxPool2D(),
         Dense(10),
     ]
@@ -97,6 +115,17 @@ RECIPES = {
         optimizers={"adamw": lambda: AdamW(1e-2, weight_decay=0.05), "adam": lambda: Adam(1e-2)},
         schedule=one_cycle,
         augment=Augment(horizontal_flip=True),
+        loss=CrossEntropy(label_smoothing=0.1),
+        callbacks=list,
+        validation=0.05,
+    ),
+    "record": Recipe(
+        network=lambda: residual_network(48, 96, 192),
+        epochs=30,
+        batch_size=128,
+        optimizers={"adamw": lambda: AdamW(4e-3, weight_decay=0.05), "adam": lambda: Adam(4e-3)},
+        schedule=one_cycle,
+        augment=Augment(horizontal_flip=True, crop_padding=2, erase=8),
         loss=CrossEntropy(label_smoothing=0.1),
         callbacks=list,
         validation=0.05,

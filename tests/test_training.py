@@ -946,3 +946,22 @@ def test_global_average_pooling_networks_take_any_optimizer_by_name(sample):
     for name in optimizers.BY_NAME:
         model = Sequential([Conv2D(4, 3, stride=2, activation="relu"), GlobalAveragePool2D(), Dense(10)])
         assert np.isfinite(train(model, x, y, optimizer=name)["loss"]).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Test-time augmentation
+
+
+def test_flips_average_the_outputs_of_an_image_and_its_mirror(sample):
+    model = tiny()
+    x = sample[0][:20]
+    expected = (model.outputs(x) + model.outputs(x[:, :, ::-1])) / 2
+    np.testing.assert_allclose(model.outputs(x, tta="flip"), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(model.predict_classes(x, tta="flip"), expected.argmax(axis=1))
+    np.testing.assert_allclose(model.predict(x, tta="flip"), model.predict(x[:, :, ::-1], tta="flip"), rtol=1e-5)
+    assert model.evaluate(x, sample[1][:20], tta="flip").accuracy == np.mean(expected.argmax(axis=1) == sample[1][:20])
+
+
+def test_unknown_test_time_augmentation_is_refused(sample):
+    with pytest.raises(ValueError, match="tta: got 'turn'"):
+        tiny().predict(sample[0][:2], tta="turn")

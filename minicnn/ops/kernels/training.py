@@ -32,6 +32,9 @@ def _warp(image, m, y):
             top, left = math.floor(row), math.floor(column)
             down, right = row - number(top), column - number(left)
             for k in range(c):
+                if down == 0 and right == 0:  # as in flips and moves by whole pixels
+                    y[i, j, k] = _pixel(image, top, left, k)
+                    continue
                 upper = _pixel(image, top, left, k) * (number(1) - right) + _pixel(image, top, left + 1, k) * right
                 lower = _pixel(image, top + 1, left, k) * (number(1) - right)
                 lower += _pixel(image, top + 1, left + 1, k) * right

@@ -1,0 +1,81 @@
+"""The profile of a training step: its figures add up, it changes nothing, and it can be read and looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import minicnn
+from minicnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Residual, Sequential
+from minicnn.errors import DataError
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (6, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 6)
+
+
+def network():
+    block = Residual(Conv2D(4, 3), BatchNorm(), activation="relu")
+    layers = [Conv2D(4, 3), BatchNorm(activation="relu"), MaxPool2D(), block, Dropout(0.5), Flatten(), Dense(3)]
+    return Sequential(layers, input_shape=(8, 8, 1))
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_a_profile_has_every_layer_and_its_multiply_adds(batch, backend):
+    minicnn.use_backend(backend)
+    try:
+        model = network()
+        report = model.profile(*batch, steps=2)
+    finally:
+        minicnn.use_backend("numba")
+    assert [layer.name for layer in report.layers] == [layer.name for layer in model.layers]
+    first, *others = report.layers
+    assert first.forward_macs == first.backward_macs == 6 * 8 * 8 * 9 * 4  # the first layer computes dw and no dx
+    for layer, own in zip(others, model.layers[1:], strict=True):
+        assert (layer.forward_macs, layer.backward_macs) == (6 * own.macs, 12 * own.macs)
+        assert layer.forward > 0 and layer.backward > 0 and layer.memory >= 0
+    assert report.total.forward == sum(layer.forward for layer in report.layers)
+    assert report.total.forward_macs == 6 * model.macs
+    assert report.peak > 1e8 and report.batch == 6
+
+
+def test_memory_is_what_the_layer_holds(batch):
+    model = network()
+    convolution = model.profile(*batch, steps=1).layers[0]
+    assert convolution.memory == 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4) + 6 * 8 * 8)  # output, weights, gradients, images
+
+
+def test_a_profile_changes_no_weight_and_no_statistic(batch):
+    model = network()
+    before = model.get_weights()
+    model.profile(*batch, steps=2)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_printed_table_has_a_row_a_layer_and_a_total(batch, capsys):
+    report = network().profile(*batch, steps=1)
+    text = capsys.readouterr().out
+    assert text.strip() == str(report)
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["layer", "time"]
+    for layer in report.layers:
+        assert sum(line.startswith(layer.name + " ") for line in lines) == 1
+    assert any(line.startswith("total ") for line in lines)
+    assert "peak" in lines[-1] and "6 images" in lines[-1]
+
+
+def test_the_chart_is_a_picture(batch, tmp_path):
+    path = tmp_path / "profile.png"
+    figure = network().profile(*batch, steps=1).chart(path)
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "conv2d_1" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_a_profile_refuses_what_training_refuses(batch):
+    with pytest.raises(DataError, match="labels: got 3 at index 0"):
+        network().profile(batch[0], np.full(6, 3))
+    with pytest.raises(ValueError, match="steps: got 0"):
+        network().profile(*batch, steps=0)
