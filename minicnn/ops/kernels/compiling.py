@@ -20,10 +20,15 @@ from numba.core import event
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
 
-def kernel(function, has_prange=False):
+def kernel(function, has_prange=False, inline="never"):
     """Compile a function for use within other kernels; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
     with _cache_folder():
-        return njit(cache=True, parallel=has_prange, **OPTIONS)(function)
+        return njit(cache=True, parallel=has_prange, inline=inline, **OPTIONS)(function)
+
+
+def part_of_kernel(function):
+    """A function for one place in one kernel, compiled there and nowhere else."""
+    return kernel(function, inline="always")
 
 
 class _Announcer(event.Listener):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import kernel, part_of_kernel
 from minicnn.ops.kernels.lanes import (
     apart,
     best_block,
@@ -28,7 +28,7 @@ from minicnn.ops.kernels.workspace import result, scratch
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
-@kernel
+@part_of_kernel
 def _pack_block(w, transposed, k0, depth, column, lanes, panel):
     """Rows k0.. and columns column.. of w, or of its transpose, side by side; 0 beyond w's edge."""
     used = min(lanes, (w.shape[0] if transposed else w.shape[1]) - column)
@@ -54,7 +54,7 @@ def _ask_for(array, row, rows, column, width):
             prefetch(flat, i * c + k)
 
 
-@kernel
+@part_of_kernel
 def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like = a.shape[1], zeros(a, shape)
@@ -110,22 +110,23 @@ def _product(part, shape, a, w, transposed, bias, relu, y, panels, blocks):
 
 def _matmul(a, w, transposed, bias, relu, out):
     n, columns = len(a), w.shape[0] if transposed else w.shape[1]
-    shape = best_block(a.dtype)
+    block = best_block(a.dtype)
+    rows, lanes = block.shape
     y = result(out, (n, columns), a.dtype)
     if n == 0:
         return y
-    count = -(-columns // shape.lanes)
-    shares = max(1, min(get_threads() // count, n // shape.rows))  # fewer panels than threads: the rows are shared out
-    padded = scratch("bias", (0 if bias is None else count * shape.lanes,), a.dtype)
+    count = -(-columns // lanes)
+    shares = max(1, min(get_threads() // count, n // rows))  # fewer panels than threads: the rows are shared out
+    padded = scratch("bias", (0 if bias is None else count * lanes,), a.dtype)
     if bias is not None:
         padded[:columns], padded[columns:] = bias, 0
-    panels = scratch("panels", (count * shares, DEPTH * shape.lanes), a.dtype)
-    blocks = scratch("blocks", (count * shares, -(-n // shares) * shape.lanes), a.dtype)
-    _product(shape, a, w, transposed, padded, relu, y, panels, blocks)
+    panels = scratch("panels", (count * shares, DEPTH * lanes), a.dtype)
+    blocks = scratch("blocks", (count * shares, -(-n // shares) * lanes), a.dtype)
+    _product(block, a, w, transposed, padded, relu, y, panels, blocks)
     return y
 
 
-@kernel
+@part_of_kernel
 def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
     """dw[first:last] = x[:, first:last].T @ dy, dy's rows being padded to whole vectors."""
     (n, c), like = x.shape, zeros(x, shape)
@@ -175,14 +176,15 @@ def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
     """See `reference.dense_backward`."""
     x, w, dy = np.ascontiguousarray(x), np.ascontiguousarray(w), np.ascontiguousarray(dy)
     n, f = dy.shape
-    shape = best_block(x.dtype)
-    padded = scratch("dy", (n, -(-f // shape.lanes) * shape.lanes), x.dtype)
+    block = best_block(x.dtype)
+    rows, lanes = block.shape
+    padded = scratch("dy", (n, -(-f // lanes) * lanes), x.dtype)
     sums = scratch("db", (f,), x.dtype)
     _gate(dy, np.ascontiguousarray(y) if relu else dy, relu, padded, sums)
     if db is not None:
         db[...] = sums
     target = result(dw, dw.shape, x.dtype)
-    _weights(shape, x, padded, target, scratch("blocks", (min(16, len(w)), shape.rows * shape.lanes), x.dtype))
+    _weights(block, x, padded, target, scratch("blocks", (min(16, len(w)), rows * lanes), x.dtype))
     if target is not dw:
         dw[...] = target
     if not need_dx:

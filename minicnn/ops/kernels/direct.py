@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import kernel, part_of_kernel
 from minicnn.ops.kernels.lanes import (
     apart,
     gate,
@@ -140,7 +140,7 @@ def pad_image(image, padded, padded_width, top, left):
             padded[at + k] = flat[i, k]
 
 
-@kernel
+@part_of_kernel
 def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, db):
     """Copy an image's dy into the middle of a padded one, shut where relu gave 0; add its pixels to db."""
     h, w, c = shape
@@ -211,7 +211,7 @@ def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, tar
                     y[y0 + targets[t + i] + l] = block[i * lanes + l]
 
 
-@kernel
+@part_of_kernel
 def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, targets, spill):
     """The image (padded, from x0 on) times every panel of every group."""
     groups, count, rows, lanes = panels.shape
@@ -260,13 +260,13 @@ def conv2d(x, w, b, stride, padding, dilation, groups, relu, out):
     if y.size == 0:
         return y
     block = panel_block(f // groups, x.dtype, ROWS)
-    panels = scratch("panels", (groups, -(-(f // groups) // block.lanes), kh * kw * c, block.lanes), x.dtype)
+    panels = scratch("panels", (groups, -(-(f // groups) // block.shape[1]), kh * kw * c, block.shape[1]), x.dtype)
     pack(w.reshape(kh * kw * c, f), panels)
-    bias = scratch("bias", (*panels.shape[:2], 1, block.lanes), x.dtype)
+    bias = scratch("bias", (*panels.shape[:2], 1, block.shape[1]), x.dtype)
     pack(np.zeros((1, f), x.dtype) if b is None else b.reshape(1, f), bias)
     tasks = min(n, 16)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), x.dtype)
-    spills = scratch("blocks", (tasks, ROWS * block.lanes), x.dtype)
+    spills = scratch("blocks", (tasks, ROWS * block.shape[1]), x.dtype)
     _forward(block, x, windows, panels, bias.reshape(-1), relu, y, _pixels(oh * ow, f), frames, spills)
     return y
 
@@ -276,7 +276,7 @@ def _pixels(count, f):
     return np.arange(count) * f
 
 
-@kernel
+@part_of_kernel
 def _backward_weights(block, frame, windows, dy, back, f, dw):
     """dw (groups, panels, rows, lanes) += one image's outer products."""
     groups, count, rows, lanes = dw.shape
@@ -296,7 +296,7 @@ def _backward_weights(block, frame, windows, dy, back, f, dw):
                 store_rows(flat, targets, panel, sums)
 
 
-@kernel
+@part_of_kernel
 def _backward_pixels(block, dy, back, turned, f, dx, dx0, c, spill):
     """One image's dx: for each residue of the stride, rows of dy times the weights of the taps that meet it."""
     groups, count, _, lanes = turned.shape
@@ -364,17 +364,20 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
     block = panel_block(f // groups, dtype, ROWS)
     dx_block = panel_block(c, dtype, ROWS) if need_dx else block
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
-    partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.lanes), kh * kw * c, block.lanes), dtype)
+    partial = scratch(
+        "partial", (tasks, groups, -(-(f // groups) // block.shape[1]), kh * kw * c, block.shape[1]), dtype
+    )
     sums = scratch("db", (tasks, f), dtype)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
     dys = scratch(
-        "dy", (tasks, back.rows * back.columns * f + block.lanes), dtype
+        "dy", (tasks, back.rows * back.columns * f + block.shape[1]), dtype
     )  # a vector may reach past the last pixel
     dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
-    turned = scratch("panels", (groups, -(-c // dx_block.lanes), len(back.taps) * (f // groups), dx_block.lanes), dtype)
+    panels = groups, -(-c // dx_block.shape[1]), len(back.taps) * (f // groups), dx_block.shape[1]
+    turned = scratch("panels", panels, dtype)
     if need_dx:
         pack_turned(w.reshape(kh * kw, c, f), back.taps, turned)
-    spills = scratch("blocks", (tasks, ROWS * dx_block.lanes), dtype)
+    spills = scratch("blocks", (tasks, ROWS * dx_block.shape[1]), dtype)
     _backward(
         *(block, one_row(f, dtype), dy, x, y, relu, windows, partial, sums, frames),
         *(need_dx, dx_block, back, turned, dx, dys, spills),

@@ -41,19 +41,21 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
-from numba.extending import NativeValue, intrinsic, models, overload, register_model, typeof_impl, unbox
+from numba.extending import intrinsic, models, overload, register_model
 
 AHEAD = 8192  # bytes
 
 
-class Block:
-    """How many rows and lanes a block of sums has, as a value to hand to a kernel: `Block(8, 32)`."""
+@cache
+def Block(rows: int, lanes: int) -> np.dtype:
+    """How many rows and lanes a block of sums has, as a value to hand to a kernel.
 
-    def __init__(self, rows: int, lanes: int):
-        self.rows, self.lanes = rows, lanes
+    It is a NumPy dtype of that shape, because Numba knows those as types, and at a glance: the same object each time.
+    """
+    return np.dtype((np.float32, (rows, lanes)))
 
 
-def best_block(dtype) -> Block:
+def best_block(dtype) -> np.dtype:
     """The largest block that stays in the registers, together with the vector and the factor that it is made from."""
     rows, width = {"avx512": (8, 128), "neon": (6, 64)}.get(_vectors(), (6, 64))
     return Block(rows, width // np.dtype(dtype).itemsize)
@@ -69,34 +71,15 @@ def _vectors() -> str:
     return "avx512" if has else "avx2"
 
 
-def one_row(channels: int, dtype) -> Block:
+def one_row(channels: int, dtype) -> np.dtype:
     """A row of as many lanes as divide the channels: a loop over them then has no rest."""
-    return Block(1, math.gcd(channels, best_block(dtype).lanes))
-
-
-class _BlockType(types.Type):
-    def __init__(self, rows, lanes):
-        self.rows, self.lanes = rows, lanes
-        super().__init__(name=f"Block({rows}, {lanes})")
+    return Block(1, math.gcd(channels, best_block(dtype).shape[1]))
 
 
 class _VectorType(types.Type):
     def __init__(self, dtype, lanes):
         self.dtype, self.lanes = dtype, lanes
         super().__init__(name=f"{dtype}x{lanes}")
-
-
-@typeof_impl.register(Block)
-def _typeof_block(value, context):
-    return _BlockType(value.rows, value.lanes)
-
-
-register_model(_BlockType)(models.OpaqueModel)
-
-
-@unbox(_BlockType)
-def _unbox_block(typ, value, context):
-    return NativeValue(context.context.get_dummy_value())
 
 
 @register_model(_VectorType)
@@ -144,7 +127,8 @@ def _each(builder, block, make):
 
 @intrinsic
 def _zeros(typing, array, block):
-    rows = types.UniTuple(_VectorType(array.dtype, block.lanes), block.rows)
+    count, lanes = block.dtype.shape
+    rows = types.UniTuple(_VectorType(array.dtype, lanes), count)
 
     def codegen(context, builder, signature, args):
         return ir.Constant(context.get_value_type(rows), None)
@@ -431,7 +415,7 @@ def _multiply_add(typing, x, places, k, vector, sums):
 if config.DISABLE_JIT:
 
     def zeros(array, block):
-        return tuple(np.zeros((block.rows, block.lanes), array.dtype))
+        return tuple(np.zeros(block.shape, array.dtype))
 
     def fill(like, number):
         return np.full_like(like, number)

@@ -29,7 +29,7 @@ def _multiply_add(part, block, numbers, threads):
 
 def peak(dtype=np.float32, seconds: float = 0.2) -> float:
     """The median rate of multiply-adds on all threads, in floating-point operations a second (a multiply-add is two)."""
-    threads, lanes = get_threads(), best_block(dtype).lanes // 2  # one register a row
+    threads, lanes = get_threads(), best_block(dtype).shape[1] // 2  # one register a row
     block, numbers = Block(SUMS, lanes), np.zeros(64 * (threads + 1), dtype)
     _multiply_add(block, numbers, threads)
     times, end = [], time.perf_counter() + seconds

@@ -6,15 +6,17 @@ many multiplications: a row of 8 x 32 sums takes one vector and eight factors, a
 
 from __future__ import annotations
 
+import numpy as np
+
 from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import Block, best_block, load, multiply_add
 
 
-def panel_block(outputs: int, dtype, rows: int | None = None) -> Block:
+def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
     """The block whose lanes waste least on so many output channels: all lanes, or half; of equals all."""
-    best = best_block(dtype)
-    cost = {lanes: -(-outputs // lanes) * (lanes + 8) for lanes in (best.lanes, best.lanes // 2)}
-    return Block(min(best.rows, rows or best.rows), min(cost, key=cost.get))  # 8: a row's factors are not free either
+    rows, lanes = best_block(dtype).shape
+    cost = {n: -(-outputs // n) * (n + 8) for n in (lanes, lanes // 2)}  # 8: a row's factors are not free either
+    return Block(min(rows, most_rows), min(cost, key=cost.get))
 
 
 @kernel

@@ -18,7 +18,7 @@ from types import FunctionType
 import numba
 from llvmlite import ir
 from numba import config, prange, types
-from numba.core import cgutils
+from numba.core import cgutils, targetconfig
 from numba.extending import intrinsic
 
 from minicnn.ops.kernels.compiling import kernel
@@ -30,7 +30,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 PARTS = 32
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
-_TASK = ir.FunctionType(ir.VoidType(), [_BYTES, _NUMBER])
+_TASK = ir.FunctionType(_NUMBER, [_BYTES, _NUMBER])
 
 _pool = threading.Lock()
 _forked = False
@@ -62,12 +62,15 @@ def _pack(typing, args):
 
 @intrinsic
 def _entry(typing, body, args):
-    """The address of a function (pointer to packed arguments, part) that calls the compiled `body` with them."""
-    call = body.get_call_type(typing, (types.intp, *args.types), {})
+    """The address of a function (pointer to packed arguments, part) that calls `body`, compiled here, with them.
+
+    It returns 0, or 1 where `body` raised.
+    """
 
     def codegen(context, builder, signature, values):
-        compiled = body.dispatcher.get_compile_result(call)
-        context.add_linking_libs([compiled.library])
+        call = types.void(types.intp, *args.types)
+        flags = targetconfig.ConfigStack.top_or_none().copy()  # as this launch is compiled
+        compiled = context.compile_subroutine(builder, body.dispatcher.py_func, call, flags=flags)
         entry = ir.Function(builder.module, _TASK, builder.function.name + ".entry")
         entry.linkage = "internal"
         inside = ir.IRBuilder(entry.append_basic_block())
@@ -76,8 +79,8 @@ def _entry(typing, body, args):
         unpacked = [inside.extract_value(packed, i) for i in range(len(args.types))]
         function = context.declare_function(builder.module, compiled.fndesc)
         arguments = [entry.args[1], *unpacked]
-        context.call_conv.call_function(inside, function, call.return_type, call.args, arguments)
-        inside.ret_void()
+        status, _ = context.call_conv.call_function(inside, function, call.return_type, call.args, arguments)
+        inside.ret(inside.zext(status.is_error, _NUMBER))
         return builder.ptrtoint(entry, _NUMBER)
 
     return types.intp(body, args), codegen
@@ -87,20 +90,23 @@ def _entry(typing, body, args):
 def _call(typing, entry, packed, part):
     def codegen(context, builder, signature, values):
         function = builder.inttoptr(values[0], _TASK.as_pointer())
-        builder.call(function, [builder.inttoptr(values[1], _BYTES), values[2]])
-        return context.get_dummy_value()
+        return builder.call(function, [builder.inttoptr(values[1], _BYTES), values[2]])
 
-    return types.void(types.intp, types.intp, types.intp), codegen
+    return types.intp(types.intp, types.intp, types.intp), codegen
 
 
 def _all_at_once(entry, packed):
+    failures = 0
     for part in prange(PARTS):
-        _call(entry, packed, part)
+        failures += _call(entry, packed, part)
+    return failures
 
 
 def _one_by_one(entry, packed):
+    failures = 0
     for part in range(PARTS):
-        _call(entry, packed, part)
+        failures += _call(entry, packed, part)
+    return failures
 
 
 _spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one)
@@ -109,9 +115,8 @@ _spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one
 def _launch(shared, *args):
     entry, packed = _entry(_body, args), _pack(args)  # noqa: F821  (_body: see parallel)
     if shared:
-        _spread(entry, packed)
-    else:
-        _one_by_one(entry, packed)
+        return _spread(entry, packed)
+    return _one_by_one(entry, packed)
 
 
 @kernel
@@ -130,14 +135,16 @@ def parallel(function):
     launch = kernel(launch)
 
     def run(*args):
-        if _threads > 1 and not _forked and _pool.acquire(blocking=False):
-            try:
+        shared = _threads > 1 and not _forked and _pool.acquire(blocking=False)
+        try:
+            if shared:
                 numba.set_num_threads(_threads)
-                launch(True, *args)
-            finally:
+            failures = launch(bool(shared), *args)
+        finally:
+            if shared:
                 _pool.release()
-        else:
-            launch(False, *args)
+        if failures:  # all that can go wrong inside
+            raise MemoryError(f"{function.__name__}: no memory for its scratch")
 
     run.__name__, run.__doc__, run.launch = function.__name__, function.__doc__, launch
     return run

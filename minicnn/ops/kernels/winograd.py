@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_thread_id
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import kernel, part_of_kernel
 from minicnn.ops.kernels.lanes import (
     Block,
     apart,
@@ -66,7 +66,7 @@ class Tiles(NamedTuple):
 def fits(x_shape, w_shape, stride, dilation, groups, dtype) -> bool:
     """Whether this algorithm takes such a convolution: 3 x 3 or 5 x 5, in steps of one, whole vectors of channels."""
     kh, kw, c, f = w_shape
-    lanes = best_block(dtype).lanes // 2
+    lanes = best_block(dtype).shape[1] // 2
     plain = tuple(stride) == tuple(dilation) == (1, 1) and groups == 1
     return plain and kh == kw and kh in (3, 5) and c % lanes == 0 and f % lanes == 0 and x_shape[0] > 0
 
@@ -142,7 +142,7 @@ def four(step):
     return 0, step, 2 * step, 3 * step
 
 
-@kernel
+@part_of_kernel
 def read(like, image, start, shape, row, column, size, window):
     """The size x size pixels from (row, column) on, 0 where they are not in the image."""
     h, w, c = shape
@@ -156,7 +156,7 @@ def read(like, image, start, shape, row, column, size, window):
             store(window, (i * POINTS + j) * n, v)
 
 
-@kernel
+@part_of_kernel
 def transform_pixels(like, window, v, v0, step):
     """v = B^T d B, written a step apart for each of the 36."""
     n = len(like)
@@ -166,7 +166,7 @@ def transform_pixels(like, window, v, v0, step):
         store_rows(v, six(6 * step), v0 + j * step, pixels_to_points(load_rows(like, window, six(6 * n), j * n)))
 
 
-@kernel
+@part_of_kernel
 def transform_outputs(like, m, m0, step, size, window):
     """y = A^T m A, into the corner of the window."""
     n = len(like)
@@ -178,7 +178,7 @@ def transform_outputs(like, m, m0, step, size, window):
         store_rows(window, four(6 * n), j * n, points_to_outputs(columns, size))
 
 
-@kernel
+@part_of_kernel
 def transform_dy(like, window, size, dm, dm0, step):
     """dm = A dy A^T, of the corner of the window; its other pixels are 0 or anything where size is 2."""
     n = len(like)
@@ -190,7 +190,7 @@ def transform_dy(like, window, size, dm, dm0, step):
         store_rows(dm, six(6 * step), dm0 + j * step, outputs_to_points(columns, size))
 
 
-@kernel
+@part_of_kernel
 def transform_dv(like, dv, dv0, step, window):
     """dd = B dv B^T, into the window."""
     n = len(like)
@@ -268,7 +268,7 @@ def span(tiles, depth):
     return tiles.group * depth + 16
 
 
-@kernel
+@part_of_kernel
 def gather_pixels(like, x, shape, tiles, first, count, v, window):
     """v (36, group, c) of the tiles from `first` on."""
     h, w, c = shape
@@ -287,7 +287,7 @@ def region(array, shape, tiles, first, count, channel, width):
     return array, first * h * w // per * c + channel, count * h * w // per, c, width
 
 
-@kernel
+@part_of_kernel
 def fetch(region, part):
     """Ask for a 36th of a region's cache lines, so that they arrive while the processor multiplies."""
     array, start, pixels, step, width = region
@@ -296,7 +296,7 @@ def fetch(region, part):
             prefetch(array, start + i * step + k)
 
 
-@kernel
+@part_of_kernel
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
     """m (36, group, lanes) = a (36, group, depth) times the panel of u at u0, for each of the 36."""
     start = zeros(a, block)
@@ -310,7 +310,7 @@ def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
             store_rows(m, apart(lanes, t, count, start), point * span(tiles, lanes), sums)
 
 
-@kernel
+@part_of_kernel
 def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count, window):
     """A vector of channels of y from the tiles' m (36, group, lanes)."""
     oh, ow, f = shape
@@ -327,7 +327,7 @@ def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count,
                 store(y, ((image * oh + row + i) * ow + column + j) * f + channel, v)
 
 
-@kernel
+@part_of_kernel
 def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
     """dm (36, group, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
     oh, ow, f = shape
@@ -350,7 +350,7 @@ def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
             transform_dy(like, window, tiles.size, dm, t * f + k, span(tiles, f))
 
 
-@kernel
+@part_of_kernel
 def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy_region, y_region):
     """du (36, c, f) += v^T dm, for each of the 36; = where it is `fresh`."""
     like = zeros(v, block)
@@ -371,7 +371,7 @@ def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy
                 store_rows(du, targets, at, sums)
 
 
-@kernel
+@part_of_kernel
 def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
     """Add the tiles' dv (36, group, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
     h, w, c = shape
@@ -424,21 +424,10 @@ def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db
             gather_pixels(like, x, shape, tiles, first, count, v, window)
             gather_dy(like, dy, y, relu, y_shape, tiles, first, count, dm, db[task], window)
             after, rest = first + count, tiles.group if relu else 0
-            add_outer_products(
-                *(
-                    block,
-                    tiles,
-                    v,
-                    c,
-                    dm,
-                    f,
-                    count,
-                    du,
-                    first == start,
-                    region(x, shape, tiles, after, tiles.group, 0, c),
-                ),
-                *(region(dy, y_shape, tiles, after, tiles.group, 0, f), region(y, y_shape, tiles, after, rest, 0, f)),
-            )
+            x_later = region(x, shape, tiles, after, tiles.group, 0, c)
+            dy_later = region(dy, y_shape, tiles, after, tiles.group, 0, f)
+            y_later = region(y, y_shape, tiles, after, rest, 0, f)
+            add_outer_products(block, tiles, v, c, dm, f, count, du, first == start, x_later, dy_later, y_later)
             if need_dx:
                 for p in range(0, c, len(like)):
                     soon = region(dx, shape, tiles, first, count, p, len(like))
@@ -446,9 +435,9 @@ def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db
                     scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
 
 
-def _block(c: int, f: int, dtype) -> Block:
-    best = best_block(dtype)
-    return best if c % best.lanes == 0 and f % best.lanes == 0 else Block(best.rows, best.lanes // 2)
+def _block(c: int, f: int, dtype) -> np.dtype:
+    rows, lanes = best_block(dtype).shape
+    return Block(rows, lanes if c % lanes == f % lanes == 0 else lanes // 2)
 
 
 def _tiles(y_shape, r, padding, group=32) -> Tiles:
@@ -458,7 +447,7 @@ def _tiles(y_shape, r, padding, group=32) -> Tiles:
 
 def _panels(w, block):
     r, _, c, f = w.shape
-    u = scratch("panels", (f // block.lanes, 36, c, block.lanes), w.dtype)
+    u = scratch("panels", (f // block.shape[1], 36, c, block.shape[1]), w.dtype)
     _transform_weights(block, weight_transform(r, w.dtype), w, u)
     return u.reshape(-1)
 
@@ -473,8 +462,8 @@ def conv2d(x, w, b, padding, relu, out):
         *(block, x.reshape(-1), x.shape[1:], tiles, _panels(w, block)),
         *(np.zeros(f, dtype) if b is None else np.ascontiguousarray(b), relu, y.reshape(-1), y.shape[1:], min(n, 16)),
         scratch("x", (threads, 36 * span(tiles, c)), dtype),
-        scratch("y", (threads, 36 * span(tiles, block.lanes)), dtype),
-        scratch("blocks", (threads, 36 * block.lanes), dtype),
+        scratch("y", (threads, 36 * span(tiles, block.shape[1])), dtype),
+        scratch("blocks", (threads, 36 * block.shape[1]), dtype),
     )
     return y
 
@@ -498,8 +487,8 @@ def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
         *(tiles, u, partial, sums, need_dx, dx.reshape(-1)),
         scratch("x", (threads, 36 * span(tiles, c)), dtype),
         scratch("dy", (threads, 36 * span(tiles, f)), dtype),
-        scratch("y", (threads, 36 * span(tiles, block.lanes)), dtype),
-        scratch("blocks", (threads, 36 * block.lanes), dtype),
+        scratch("y", (threads, 36 * span(tiles, block.shape[1])), dtype),
+        scratch("blocks", (threads, 36 * block.shape[1]), dtype),
     )
     target = result(dw, dw.shape, dtype)
     _transform_du(block, weight_transform(r, dtype), partial, target)
