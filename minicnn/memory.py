@@ -33,11 +33,16 @@ class Turns:
 
     def __init__(self):
         self.memory = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self.turn = 0
+
+    def start(self) -> None:
+        """Begin a walk: the next array is the same as at the beginning of the walk before."""
+        self.turn = 0
 
     def next(self, shape, dtype) -> np.ndarray:
         """An uninitialised array, good until the call after the next."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        self.memory.reverse()
-        if self.memory[0].size < size:
-            self.memory[0] = empty(size, np.uint8)
-        return self.memory[0][:size].view(dtype).reshape(shape)
+        turn, self.turn = self.turn, 1 - self.turn
+        if self.memory[turn].size < size:
+            self.memory[turn] = empty(size, np.uint8)
+        return self.memory[turn][:size].view(dtype).reshape(shape)

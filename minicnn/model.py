@@ -75,11 +75,11 @@ class Sequential:
         for i, layer in enumerate(everything):
             if isinstance(layer, Dropout):
                 layer.seed = (self.seed, i)
-        turns = Turns()
+        self.turns = Turns()
         learning = [any(inner.weights() for inner in layer.layers()) for layer in self.layers]
         self.first = learning.index(True) if True in learning else 0
         for i, layer in enumerate(self.layers):
-            layer.needs_dx, layer.turns = i != self.first, turns
+            layer.needs_dx, layer.turns = i != self.first, self.turns
         if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_states):
             raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
         self.parameters.allocate(generator("weights", self.seed))
@@ -96,6 +96,7 @@ class Sequential:
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
+        self.turns.start()
         for layer in self.layers:
             layer.keeps = training
             x = layer.forward(x, training)
@@ -106,6 +107,7 @@ class Sequential:
 
     def backward(self, dy: np.ndarray) -> None:
         """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`."""
+        self.turns.start()
         for layer in reversed(self.layers[self.first :]):  # nothing before the first weights needs a gradient
             dy = layer.backward(dy)
 

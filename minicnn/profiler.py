@@ -110,7 +110,7 @@ def profile(model: Sequential, x: np.ndarray, y: np.ndarray, loss="cross_entropy
     finally:
         model.parameters.states[...] = statistics_before
     rows = [_row(layer, *times[layer.name], len(x)) for layer in model.layers]
-    shared = sum(memory.nbytes for memory in model.layers[0].turns.memory)
+    shared = sum(memory.nbytes for memory in model.turns.memory)
     return Profile(rows, len(x), peak(np.dtype(model.dtype)), shared)
 
 

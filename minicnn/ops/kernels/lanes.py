@@ -435,7 +435,9 @@ if config.DISABLE_JIT:
         return scalar * vector + sums
 
     def maximum0(block):
-        return tuple(map(maximum0, block)) if isinstance(block, tuple) else np.maximum(block, 0)
+        return (
+            tuple(map(maximum0, block)) if isinstance(block, tuple) else np.where(block < 0, block.dtype.type(0), block)
+        )
 
     def gate(vector, by):
         return np.where(by > 0, vector, vector * 0)

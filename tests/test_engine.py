@@ -1,0 +1,789 @@
+"""The engine beside its numbers: what it promises of algorithms, vectors, processors, threads, memory and cold starts.
+
+test_ops.py holds every operation to its reference, in shapes that rarely are Winograd's. Here are that algorithm, the
+vectors that kernels are made of, and everything around a kernel. What needs a process of its own is a function of this
+file that `run` calls there; it starts from this process's environment, with some variables changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_ops
+from hypothesis import given
+from hypothesis import strategies as st
+from numba import njit
+from test_ops import assert_close, assert_same_bits, call, pairs, quick, using_threads
+
+import minicnn
+from minicnn import (
+    GELU,
+    Augment,
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    GlobalMaxPool2D,
+    LeakyReLU,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Tanh,
+    gradcheck,
+    ops,
+    optimizers,
+)
+from minicnn.callbacks import Callback
+from minicnn.ops import kernels, reference
+from minicnn.ops.kernels import direct, lanes, winograd
+from minicnn.ops.kernels.lanes import Block, best_block
+
+PACKAGE = Path(minicnn.__file__).parent
+AVX2 = "+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+bmi,+bmi2,+lzcnt,+popcnt,+f16c,+movbe"
+
+
+@pytest.fixture(autouse=True)
+def kernels_run():
+    minicnn.use_backend("numba")
+
+
+def start(function, *arguments, path=PACKAGE.parent, **changes):
+    """Call a function of this file in a process of its own, which prints the result; a change to None unsets."""
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(Path(__file__).parent)])} | changes
+    settings = {name: str(value) for name, value in settings.items() if value is not None}
+    code = f"import test_engine; print(test_engine.{function.__name__}(*{arguments!r}))"
+    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=path, env=settings, text=True, **pipes)
+
+
+def finish(process, timeout=300):
+    """What a process printed, on either stream, after it ended well."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, f"exit code {process.returncode}\n{out}{err}"
+    return out.strip(), err.strip()
+
+
+def run(function, *arguments, **changes):
+    return finish(start(function, *arguments, **changes))[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Winograd's convolution
+
+STEPS_OF_ONE = dict(stride=(1, 1), dilation=(1, 1), groups=1)
+WHOLE, HALVES = [(2, 2), (4, 2)], [(1, 1), (1, 3)]  # channels and filters, in halves of the widest vector
+FLOATS = pytest.mark.parametrize(
+    ("dtype", "tolerance", "channels"),
+    [  # for each row kernels of its own are compiled
+        (np.float32, 1e-5, WHOLE),
+        pytest.param(np.float32, 1e-5, HALVES, marks=pytest.mark.slow),
+        pytest.param(np.float64, 1e-11, WHOLE, marks=pytest.mark.slow),
+        pytest.param(np.float64, 1e-11, HALVES, marks=pytest.mark.slow),
+    ],
+    ids=["float32-whole", "float32-halves", "float64-whole", "float64-halves"],
+)
+SIZES = pytest.mark.parametrize("r", [3, 5])
+
+
+def vectors(dtype, *counts):
+    """So many halves of the widest vector, in numbers."""
+    return [count * best_block(dtype).shape[1] // 2 for count in counts]
+
+
+def same_padding(r):
+    return ((r // 2, r // 2), (r // 2, r // 2))
+
+
+@st.composite
+def winograd_arguments(draw, dtype, channels):
+    """What to call conv2d with, in shapes that this algorithm takes."""
+    rng, r, n = np.random.default_rng(draw(st.integers(0, 99))), draw(st.sampled_from([3, 5])), [1, 2, 5, 17]
+    c, f = vectors(dtype, *draw(st.sampled_from(channels)))
+    padding = draw(st.tuples(pairs(0, 4), pairs(0, 4)))
+    h, w = (draw(st.integers(max(1, r - sum(p)), 13)) for p in padding)
+    shapes = (draw(st.sampled_from(n)), h, w, c), (r, r, c, f), (f,)
+    x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    drawn = dict(x=x, w=w, b=draw(st.sampled_from([b, None])), padding=padding, relu=draw(st.booleans()))
+    return drawn | STEPS_OF_ONE
+
+
+def there_and_back(drawn, need_dx=True):
+    """(name, arguments) of the convolution and of its backward pass."""
+    dtype, rng = drawn["x"].dtype, np.random.default_rng(0)
+    backward = test_ops.backward_arguments("conv2d_backward", drawn, lambda *s: rng.standard_normal(s).astype(dtype))
+    return ("conv2d", drawn), ("conv2d_backward", backward | {"need_dx": need_dx})
+
+
+def in_float64(drawn):
+    return {k: v.astype(float) if isinstance(v, np.ndarray) else v for k, v in drawn.items()}
+
+
+def assert_near(got, expected, tolerance):
+    """Equal up to so much of the largest number."""
+    for g, e in zip(got, expected, strict=True):
+        assert np.abs(g - e).max() <= tolerance * np.abs(e).max(initial=1)
+
+
+@FLOATS
+@given(data=st.data())
+@quick(40)
+def test_winograd_agrees_with_reference(dtype, tolerance, channels, data):
+    drawn, need_dx = data.draw(winograd_arguments(dtype, channels)), data.draw(st.booleans())
+    assert winograd.fits(drawn["x"].shape, drawn["w"].shape, (1, 1), (1, 1), 1, dtype)
+    for name, arguments in there_and_back(drawn, need_dx):
+        assert_near(call(kernels, name, arguments), call(reference, name, in_float64(arguments)), tolerance)
+
+
+@FLOATS
+@SIZES
+def test_winograd_agrees_with_the_direct_algorithm(dtype, tolerance, channels, r):
+    rng, (c, f) = np.random.default_rng(0), vectors(dtype, *channels[1])
+    x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in [(19, 14, 11, c), (r, r, c, f), (f,)])
+    drawn = dict(x=x, w=w, b=b, padding=((2, 1), (0, 3)), relu=True) | STEPS_OF_ONE
+    for name, arguments in there_and_back(drawn):
+        assert_near(call(kernels, name, arguments), call(direct, name, arguments, out=None), tolerance)
+
+
+def test_winograd_leaves_all_other_shapes_to_the_direct_algorithm():
+    c, f = vectors(np.float32, 2, 2)
+    usual = dict(x=(2, 9, 8, c), w=(3, 3, c, f), stride=(1, 1), dilation=(1, 1), groups=1, dtype=np.float32)
+    changes = [
+        *(dict(stride=(2, 2)), dict(stride=(1, 2)), dict(dilation=(2, 2)), dict(dilation=(2, 1))),
+        *(dict(groups=2, w=(3, 3, c // 2, f)), dict(w=(3, 5, c, f)), dict(w=(1, 1, c, f)), dict(w=(7, 7, c, f))),
+        *(dict(x=(2, 9, 8, 12), w=(3, 3, 12, f)), dict(w=(3, 3, c, 12)), dict(x=(0, 9, 8, c))),
+    ]
+    assert winograd.fits(*usual.values())
+    for change in changes:
+        assert not winograd.fits(*(usual | change).values()), change
+
+
+@SIZES
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_its_image_and_leaves_nothing_behind(r, poison):
+    rng, (c, f) = np.random.default_rng(0), vectors(np.float32, 2, 2)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in [(5, 7, 9, c), (r, r, c, f)])
+    (forward, drawn), (backward, after) = there_and_back(dict(x=x, w=w, b=None, padding=same_padding(r)) | STEPS_OF_ONE)
+    for name, arguments, key in (forward, drawn, "x"), (backward, after, "dy"):
+        clean = call(kernels, name, arguments)
+        poisoned = arguments[key].copy()
+        poisoned[2, 3, 8, 1] = poison
+        found = call(kernels, name, arguments | {key: poisoned})[0]
+        assert not np.isfinite(found[2]).all()
+        assert_same_bits([np.delete(found, 2, axis=0)], [np.delete(clean[0], 2, axis=0)])
+        assert_same_bits(call(kernels, name, arguments), clean)
+
+
+@SIZES
+def test_an_image_gives_the_same_bits_in_any_batch(r):
+    rng, (c, f) = np.random.default_rng(0), vectors(np.float32, 2, 2)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in [(7, 11, 6, c), (r, r, c, f)])
+    (forward, drawn), (backward, after) = there_and_back(dict(x=x, w=w, b=None, padding=same_padding(r)) | STEPS_OF_ONE)
+    y, dx = call(kernels, forward, drawn)[0], call(kernels, backward, after)[0]
+    for images in ([0], [1], [6], [6, 5, 4, 3, 2, 1, 0], [2, 2]):
+        part = after | {key: after[key][images] for key in ("x", "dy", "y")}
+        assert_same_bits(call(kernels, forward, drawn | {"x": x[images]}), [y[images]])
+        assert_same_bits(call(kernels, backward, part)[:1], [dx[images]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("r", "shape"),  # small ones for every entry, large ones in random directions
+    [(3, (1, 3, 4)), (5, (1, 2, 2)), (3, (2, 9, 6)), (5, (3, 5, 9))],
+)
+def test_winograd_in_float64_has_the_gradient_that_differences_give(r, shape):
+    assert winograd.fits((*shape, 8), (r, r, 8, 8), (1, 1), (1, 1), 1, np.float64)
+    x = np.random.default_rng(0).standard_normal((*shape, 8))
+    report = gradcheck(Conv2D(8, r), x)
+    assert report.ok, f"\n{report}"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The operations on vectors
+
+OPERATIONS = [
+    *("load", "stream", "fill", "fill by a number of the array", "v + w", "v - w", "constant * v", "number * v"),
+    *("maximum0", "gate", "larger", "larger again", "only_where of bytes", "only_where of ints", "stream_out"),
+    *("maximum0 of a block", "repeat", "load_rows of take", "load_rows of apart", "zeros", "stream_rows"),
+    *("fma, constant", "fma, number", "fma, vector", "multiply_add"),
+]
+ROUNDED_ONCE = OPERATIONS.index("fma, constant")  # and all after it
+SHAPES = [(1, 1), (3, 8), (8, 32)]
+
+
+TRIALS = 20
+
+
+def special_numbers(rng, size, dtype):
+    """Numbers of all sizes, a third of them NaN, infinite, zero, minus zero, or equal to another."""
+    x = rng.standard_normal(size) * 10 ** rng.uniform(-3, 3, size)
+    x[rng.permutation(size)[: size // 3]] = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0], size // 3)
+    return x.astype(dtype)
+
+
+@njit
+def every_operation(block, x, table, small, large, out):
+    """A row of numbers to out for each of OPERATIONS, in their order; returns `len` of a vector and of a block."""
+    none = lanes.zeros(x, block)
+    rows, n = len(none), len(none[0])
+    like, row = none[0], rows * n
+    a, b, c = lanes.load(like, x, 0), lanes.stream(like, x, n), lanes.load(like, x, 2 * n)
+    lanes.prefetch(x, 0)
+    best, bytes_ = lanes.larger(b, a, 7, lanes.zeros(small, block)[0])
+    best, bytes_ = lanes.larger(c, best, 200, bytes_)
+    again, ints = lanes.larger(a, c, 7, lanes.zeros(large, block)[0])
+    places = lanes.take(table, 1, 1 + (rows + 1) // 2, none)
+    loaded = lanes.load_rows(like, x, places, 3)
+    spread = lanes.load_rows(like, x, lanes.apart(13, 1, 1 + (rows + 1) // 2, none), 3)
+    vectors = (
+        *(a, b, lanes.fill(a, 1.5), lanes.fill(a, x[5]), a + b, a - b, 0.7 * b, x[3] * b),
+        *(lanes.maximum0(a), lanes.gate(a, b), best, again),
+        *(lanes.only_where(bytes_, 200, c), lanes.only_where(ints, 7, a)),
+    )
+    at = 0
+    for v in vectors:
+        lanes.store(out, at, v)
+        at += row
+    lanes.stream_out(out, at, c)
+    targets = lanes.take(np.arange(rows) * n, 0, rows, none)
+    for result in (lanes.maximum0(loaded), lanes.repeat(c, none), loaded, spread, none):
+        at += row
+        lanes.store_rows(out, targets, at, result)
+    lanes.stream_rows(out, targets, at + row, loaded)
+    lanes.store(out, at + 2 * row, lanes.fma(0.7, a, b))
+    lanes.store(out, at + 3 * row, lanes.fma(x[3], a, b))
+    lanes.store(out, at + 4 * row, lanes.fma(c, a, b))
+    lanes.store_rows(out, targets, at + 5 * row, lanes.multiply_add(x, places, 2, c, loaded))
+    return n, rows
+
+
+def results_on_vectors(shape, dtype):
+    """What every operation gives for a shape of block: (trials, operations, numbers)."""
+    rows, n = shape
+    rng, table = np.random.default_rng(0), np.array([7, 90, 33, 200, 61, 4, 150, 18, 260])
+    small, large = np.zeros(1, np.uint8), np.zeros(1, np.int32)
+    out = np.full((TRIALS, len(OPERATIONS), rows * n), 77, dtype)
+    for trial in out:
+        x = special_numbers(rng, 300, dtype)
+        x[n : 2 * n : 3] = x[:n:3]  # some that are equal
+        assert every_operation(Block(rows, n), x, table, small, large, trial.reshape(-1)) == (n, rows)
+    return out
+
+
+def save_results_on_vectors(path):
+    with np.errstate(all="ignore"):
+        np.savez(path, *(results_on_vectors(shape, dtype) for shape in SHAPES for dtype in (np.float32, np.float64)))
+
+
+@pytest.fixture(scope="module")
+def in_plain_python(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vectors") / "results.npz"
+    run(save_results_on_vectors, str(path), NUMBA_DISABLE_JIT=1)
+    with np.load(path) as file:
+        return dict(zip(itertools.product(SHAPES, (np.float32, np.float64)), file.values(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_operations_on_vectors_give_the_same_compiled_and_in_plain_python(shape, dtype, in_plain_python):
+    found, plain = results_on_vectors(shape, dtype), in_plain_python[shape, dtype]
+    for i, name in enumerate(OPERATIONS):
+        got, expected = found[:, i], plain[:, i]
+        if i >= ROUNDED_ONCE:  # plain Python rounds the product too, which shows where the sum is near 0
+            np.testing.assert_allclose(got, expected, rtol=1e4 * np.finfo(dtype).eps, err_msg=name)
+        else:
+            np.testing.assert_array_equal(got, expected, err_msg=name)
+            signs = [np.signbit(v[~np.isnan(v)]) for v in (got, expected)]
+            np.testing.assert_array_equal(*signs, err_msg=f"{name}: sign of zero")
+
+
+def test_the_table_of_operations_on_vectors_holds_none_that_is_not_tried():
+    left = [line[4:42] for line in lanes.__doc__.splitlines() if line.startswith("    ")]
+    names = set(re.findall(r"(\w+)\(", " ".join(left)))
+    assert len(names) > 15
+    assert names <= set(every_operation.py_func.__code__.co_names)
+
+
+def test_fma_rounds_once():
+    rng = np.random.default_rng(0)
+    x, out = rng.standard_normal(24), np.empty(8)
+    x[16:] = -x[:8] * x[8:16]  # the product, rounded: what is left over is the rounding error
+
+    @njit
+    def fused(block, x, out):
+        like = lanes.zeros(x, block)[0]
+        lanes.store(out, 0, lanes.fma(lanes.load(like, x, 0), lanes.load(like, x, 8), lanes.load(like, x, 16)))
+
+    fused(Block(1, 8), x, out)
+    assert out.tolist() == [float(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in x.reshape(3, 8).T]
+    assert out.any()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Plain Python, and another processor
+
+
+def assert_agrees(name, drawn):
+    dtype = next(v.dtype for v in drawn.values() if isinstance(v, np.ndarray) and v.dtype.kind == "f")
+    assert_close(call(kernels, name, drawn), call(reference, name, drawn), dtype)
+
+
+def check_every_operation():
+    """Each operation agrees with reference, in whatever way kernels run here; returns how many there are."""
+    for name in ops.OPERATIONS:
+
+        @given(test_ops.arguments(name))
+        @quick(6)
+        def agrees(drawn):
+            assert_agrees(name, drawn)  # noqa: B023  (called at once)
+
+        agrees()
+    rng, (c, f) = np.random.default_rng(0), vectors(np.float64, 1, 2)
+    for r in (3, 5):
+        x, w, b = (rng.standard_normal(shape) for shape in [(2, 5, 6, c), (r, r, c, f), (f,)])
+        for there in there_and_back(dict(x=x, w=w, b=b, padding=same_padding(r), relu=True) | STEPS_OF_ONE):
+            assert_agrees(*there)
+    x, w = rng.standard_normal((3, 9, 8, 6)), rng.standard_normal((3, 2, 3, 4))
+    strided = dict(x=x, w=w, b=None, stride=(2, 1), padding=((1, 2), (0, 1)), dilation=(1, 2), groups=2)
+    for there in there_and_back(strided):
+        assert_agrees(*there)
+    return len(ops.OPERATIONS)
+
+
+def test_every_kernel_runs_as_plain_python():
+    assert run(check_every_operation, NUMBA_DISABLE_JIT=1) == str(len(ops.OPERATIONS))
+
+
+def images(n=96, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 12, 12, 1)).astype(np.uint8), rng.integers(0, 10, n)
+
+
+def small(seed=0):
+    """Both sizes of Winograd's convolution, a direct one, and some of the rest."""
+    layers = [
+        Conv2D(16, 3, activation="relu"),
+        MaxPool2D(),
+        Conv2D(16, 3, use_bias=False),
+        BatchNorm(activation="relu"),
+    ]
+    return Sequential([*layers, Conv2D(16, 5), Dropout(0.2), Flatten(), Dense(10)], (12, 12, 1), seed=seed)
+
+
+def trained(seed=0, augment=None, optimizer="adam"):
+    """The small model after three steps."""
+    x, y = images(seed=seed)
+    model = small(seed)
+    model.fit(x, y, batch_size=32, augment=augment, optimizer=optimizer, verbose=False)
+    return model
+
+
+def weights_of(model):
+    return b"".join(w.tobytes() for w in model.get_weights())
+
+
+def save_trained(path):
+    """Trains on one thread, and says for which vector registers."""
+    minicnn.set_threads(1)
+    np.savez(path, *trained(optimizer=optimizers.SGD(0.05)).get_weights())
+    block = best_block(np.float32)
+    return block.shape
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="AVX2 is an x86-64 processor's")
+def test_a_processor_with_avx2_only_learns_the_same(tmp_path):
+    forced = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=AVX2, XDG_CACHE_HOME=tmp_path / "cache")
+    assembly, _, block = run(save_trained, str(tmp_path / "avx2.npz"), NUMBA_DUMP_ASSEMBLY=1, **forced).rpartition("\n")
+    assert block == "(6, 16)"
+    assert "ymm" in assembly
+    assert "zmm" not in assembly
+    run(save_trained, str(tmp_path / "native.npz"))
+    with np.load(tmp_path / "avx2.npz") as avx2, np.load(tmp_path / "native.npz") as native:
+        assert len(avx2.files) == 11
+        for name in avx2.files:
+            np.testing.assert_allclose(avx2[name], native[name], rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Threads
+
+
+def bits_of_training():
+    """A digest of what is learnt with one, two and four threads."""
+    found = []
+    for threads in (1, 2, 4):
+        with using_threads(threads):
+            augment = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, erase=4)
+            found.append(hashlib.sha256(weights_of(trained(augment=augment))).hexdigest())
+    return ops.get_threads(), len(set(found))
+
+
+@pytest.mark.slow
+def test_one_two_and_four_threads_learn_the_same_bits():
+    assert run(bits_of_training, NUMBA_NUM_THREADS=4) == "(4, 1)"
+
+
+def count_threads():
+    return len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 0
+
+
+def threads_started(n):
+    """How many threads of the system a training step starts."""
+    minicnn.set_threads(n)
+    model, (x, _) = small(), images()
+    before = count_threads()
+    y = model.forward(model.batch(x, np.arange(32)), training=True)
+    model.backward(np.ones_like(y))
+    return count_threads() - before
+
+
+@pytest.fixture(scope="module")
+def three_processes(tmp_path_factory):
+    """What a training step prints in a process that has to compile, with one thread, and in two that need not."""
+    changes = dict(XDG_CACHE_HOME=tmp_path_factory.mktemp("cache"), NUMBA_NUM_THREADS=4, OPENBLAS_NUM_THREADS=1)
+    return [finish(start(threads_started, n, **changes)) for n in (1, 1, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc, which is Linux's")
+def test_no_more_threads_start_than_were_asked_for(three_processes):
+    assert [out for out, _ in three_processes] == ["0", "0", "1"]
+
+
+@pytest.mark.slow
+def test_only_the_first_process_compiles(three_processes):
+    first, *later = [said for _, said in three_processes]
+    assert "Compiling kernels" in first
+    assert later == ["", ""]
+
+
+def at_once(*jobs):
+    """What the jobs give, each in a thread of its own, all starting at the same moment."""
+    barrier = threading.Barrier(len(jobs))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [f.result() for f in [pool.submit(lambda job=job: (barrier.wait(), job())[1]) for job in jobs]]
+
+
+def often(job, times=5):
+    return lambda: [job() for _ in range(times)]
+
+
+@pytest.mark.slow
+def test_two_threads_that_train_two_models_learn_what_each_learns_alone():
+    jobs = [often(lambda seed=seed: weights_of(trained(seed))) for seed in (0, 1)]
+    alone = [job() for job in jobs]
+    assert alone[0] != alone[1]
+    assert at_once(*jobs) == alone
+
+
+@pytest.mark.slow
+def test_two_threads_that_predict_with_one_model_get_what_each_gets_alone():
+    model = small()
+    jobs = [often(lambda x=x: model.predict(x, batch_size=20).tobytes(), 20) for x in (images()[0], images(seed=1)[0])]
+    alone = [job() for job in jobs]
+    assert alone[0] != alone[1]
+    assert at_once(*jobs) == alone
+
+
+@pytest.mark.slow
+def test_one_thread_may_train_while_another_predicts():
+    model, x = trained(seed=1), images()[0]
+    jobs = often(lambda: weights_of(trained())), often(lambda: model.predict(x, batch_size=20).tobytes(), 50)
+    alone = [job() for job in jobs]
+    assert at_once(*jobs) == alone
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Forks
+
+
+def send_results(pipe, model):
+    x, y = images()
+    pipe.send_bytes(model.predict(x).tobytes())
+    model.fit(x, y, batch_size=32, verbose=False)
+    pipe.send_bytes(weights_of(model))
+
+
+def results_of_child(method, model, limit=30):
+    """What a child process predicts and then learns, as far as it gets: it may take `limit` seconds for each."""
+    context, found = multiprocessing.get_context(method), []
+    mine, its = context.Pipe()
+    child = context.Process(target=send_results, args=(its, model))
+    child.start()
+    its.close()
+    while len(found) < 2 and mine.poll(limit):
+        found.append(mine.recv_bytes())
+    child.kill()
+    child.join()
+    return found
+
+
+def child_agrees(method):
+    """Whether a child of a process that has run kernels predicts and learns what its parent does."""
+    model, (x, y) = trained(), images()
+    found, predicted = results_of_child(method, model), model.predict(x).tobytes()
+    model.fit(x, y, batch_size=32, verbose=False)
+    return found == [predicted, weights_of(model)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_child_process_gives_the_same_bits(method):
+    assert run(child_agrees, method) == "True"
+
+
+def children_agree_amid_predictions():
+    """Whether children predict right that are forked while another thread predicts with the same model."""
+    model, (x, _), done = trained(), images(), threading.Event()
+    expected = model.predict(x).tobytes()
+
+    def predict():
+        while not done.is_set():
+            model.predict(x)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(predict)
+        right = all(results_of_child("fork", model, limit=10)[:1] == [expected] for _ in range(5))
+        done.set()
+    return right
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_amid_a_prediction_does_not_hang():
+    assert run(children_agree_amid_predictions) == "True"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Memory
+
+BATCH, ALLOWED = 64, 64 * 1024  # bytes; an image's activations below are all larger
+
+
+def allocated(function):
+    """How much memory Python and NumPy took at most while the function ran, in bytes."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(Conv2D(16, 3), Conv2D(16, 5, activation="relu"), Conv2D(16, 3, stride=2, use_bias=False)),
+        *(Conv2D(12, 3, dilation=2, groups=4), Conv2D(16, 1, activation="gelu"), Conv2D(6, 3, activation="relu")),
+        *(DepthwiseConv2D(3, activation="relu"), BatchNorm(), BatchNorm(activation="relu"), Dropout(0.3)),
+        *(
+            MaxPool2D(),
+            MaxPool2D(3, stride=2, padding="same"),
+            AveragePool2D(),
+            GlobalMaxPool2D(),
+            GlobalAveragePool2D(),
+        ),
+        *(ReLU(), LeakyReLU(0.1), Sigmoid(), Tanh(), GELU(), SiLU()),
+        *(Residual(Conv2D(16, 3), activation="relu"), Residual(Conv2D(8, 3), projection=Conv2D(8, 1))),
+    ],
+    ids=repr,
+)
+def test_a_layer_allocates_nothing_once_it_has_its_buffers(layer):
+    model = Sequential([Conv2D(16, 1), eval(repr(layer), vars(minicnn))], (14, 14, 4))
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((BATCH, *s)).astype(np.float32) for s in (model.input_shape, model.output_shapes[-1]))
+
+    def step():
+        model.forward(x, training=True)
+        model.backward(dy)
+
+    for walk in (step, lambda: model.forward(x)):
+        walk()
+        walk()  # dx takes two pieces of memory in turn: see test_the_second_step_allocates_no_activation
+        assert allocated(walk) < ALLOWED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", [256, 300, 1000])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_a_dense_layer_allocates_nothing_once_it_has_its_buffers(units, activation):
+    model = Sequential([Dense(320), Dense(units, activation=activation)], (400,))
+    x, dy = np.ones((BATCH, 400), np.float32), np.ones((BATCH, units), np.float32)
+
+    def step():
+        model.forward(x, training=True)
+        model.backward(dy)
+
+    for walk in (step, lambda: model.forward(x)):
+        walk()
+        walk()
+        assert allocated(walk) < ALLOWED
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_the_second_step_allocates_no_activation(depth):
+    layers = [ReLU(), MaxPool2D(), ReLU(), ReLU()][:depth]
+    model = Sequential([Conv2D(16, 1), *layers], (14, 14, 4))
+    x, dy = (np.ones((BATCH, *s), np.float32) for s in (model.input_shape, model.output_shapes[-1]))
+
+    def step():
+        model.forward(x, training=True)
+        model.backward(dy)
+
+    for walk in (step, lambda: model.forward(x)):
+        walk()
+        assert allocated(walk) < ALLOWED
+
+
+class Peaks(Callback):
+    """How much memory each step took on top of what was there before it, in bytes."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_begin(self, run):
+        tracemalloc.start()
+        self.before = 0
+
+    def on_step_end(self, run):
+        now, peak = tracemalloc.get_traced_memory()
+        self.steps.append(peak - self.before)
+        self.before = now
+        tracemalloc.reset_peak()
+
+    def on_train_end(self, run):
+        tracemalloc.stop()
+
+
+def blocks():
+    """The benchmarks' net B: convolution without bias, batch norm and ReLU, five times over."""
+
+    def block(filters):
+        return Conv2D(filters, 3, use_bias=False), BatchNorm(activation="relu")
+
+    first, second = [*block(32), *block(32), MaxPool2D()], [*block(64), *block(64), MaxPool2D()]
+    return Sequential([*first, *second, *block(128), GlobalAveragePool2D(), Dense(10)])
+
+
+@pytest.mark.slow
+def test_training_and_predicting_allocate_no_activation_after_the_first_step():
+    rng, model, peaks = np.random.default_rng(0), blocks(), Peaks()
+    x, y = rng.integers(0, 256, (3 * BATCH + 20, 28, 28, 1)).astype(np.uint8), rng.integers(0, 10, 3 * BATCH + 20)
+    options = dict(batch_size=BATCH, augment=Augment(rotation=10, shift=0.1, erase=5), verbose=False)
+    model.fit(x[:BATCH], y[:BATCH], **options)  # compiles
+    model.fit(x, y, epochs=2, callbacks=[peaks], **options)
+    smallest = 4 * BATCH * min(np.prod(shape) for shape in model.output_shapes if len(shape) == 3)
+    assert len(peaks.steps) == 8
+    assert max(peaks.steps[1:]) < smallest
+    model.predict(x[:BATCH], BATCH)
+    assert allocated(lambda: model.predict(x, BATCH)) < ALLOWED
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Cold starts
+
+
+def tiny_prediction():
+    """A digest of what a model predicts that is quickly compiled."""
+    minicnn.set_threads(1)
+    model = Sequential([Conv2D(4, 3, stride=2, activation="relu"), Flatten(), Dense(10)], (12, 12, 1))
+    return hashlib.sha256(model.predict(images(20)[0]).tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def filled_cache(tmp_path_factory):
+    """A cache in which all is that tiny_prediction needs."""
+    cache = tmp_path_factory.mktemp("filled cache")
+    run(tiny_prediction, XDG_CACHE_HOME=cache)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with using_threads(1):
+        return tiny_prediction()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xdg", ["unset", "empty", "impossible"])
+def test_without_a_folder_to_write_to_kernels_run_all_the_same(xdg, tmp_path, expected):
+    (tmp_path / "a file").touch()
+    nowhere = tmp_path / "a file" / "folder"  # cannot be made, not even by root
+    settings = dict(HOME=nowhere, XDG_CACHE_HOME={"unset": None, "empty": "", "impossible": nowhere}[xdg])
+    assert run(tiny_prediction, TMPDIR=tmp_path, **settings) == expected
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def emptied(data):
+    return b""
+
+
+def garbled(data):
+    return np.random.default_rng(0).bytes(len(data))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [cut, emptied, garbled])
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_damaged_cache_does_no_harm(kind, damage, filled_cache, tmp_path, expected):
+    cache = shutil.copytree(filled_cache, tmp_path / "cache")
+    files = list(cache.rglob(f"*.{kind}"))
+    assert files
+    for file in files:
+        file.write_bytes(damage(file.read_bytes()))
+    assert run(tiny_prediction, XDG_CACHE_HOME=cache) == expected
+
+
+@pytest.mark.slow
+def test_two_cold_processes_at_once_share_a_cache(tmp_path, expected):
+    both = [start(tiny_prediction, XDG_CACHE_HOME=tmp_path) for _ in range(2)]
+    assert [finish(process)[0] for process in both] == [expected] * 2
+    assert run(tiny_prediction, XDG_CACHE_HOME=tmp_path) == expected
+
+
+def where_and_what():
+    return minicnn.__file__, tiny_prediction()
+
+
+@pytest.mark.slow
+def test_a_read_only_install_works_and_is_left_alone(tmp_path, expected):
+    site, cache = tmp_path / "read only", tmp_path / "cache"
+    shutil.copytree(PACKAGE, site / "minicnn", ignore=shutil.ignore_patterns("__pycache__"))
+    everything = sorted(site.rglob("*"))
+    for path in [site, *everything]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    found = run(where_and_what, path=site, XDG_CACHE_HOME=cache, PYTHONDONTWRITEBYTECODE=None)
+    for path in [site, *everything]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert found == str((str(site / "minicnn" / "__init__.py"), expected))
+    assert sorted(path for path in site.rglob("*") if "__pycache__" not in path.parts) == everything
+    assert list(cache.rglob("*.nbc"))
