@@ -9,7 +9,9 @@ Forward is a walk through the list, backward the same walk in reverse.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from minicnn.memory import Turns
 from minicnn.parameters import Parameter, Parameters, State
 from minicnn.seeds import generator
 from minicnn.tables import size, table
+
+_models: weakref.WeakSet = weakref.WeakSet()
 
 
 class Evaluation(NamedTuple):
@@ -52,8 +56,12 @@ class Sequential:
         self.layers, self.input_shape = list(layers), tuple(input_shape)
         self.seed, self.dtype = seed, str(dtype)
         self.mean, self.deviation = None, None  # of the training images' pixels, on a scale of 0 to 1
-        self._lock = threading.RLock()
+        self._renew_lock()
         self._build()
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.RLock()
+        _models.add(self)
 
     def _build(self) -> None:
         if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
@@ -318,8 +326,17 @@ class Sequential:
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._lock = threading.RLock()
+        self._renew_lock()
         self.parameters.make_views()
+
+
+def _after_fork() -> None:
+    for model in list(_models):  # a lock held by another thread of the parent is held for ever in the child
+        model._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def count_correct(outputs: np.ndarray, targets: np.ndarray) -> int:

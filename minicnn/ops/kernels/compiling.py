@@ -23,7 +23,24 @@ OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 def kernel(function, has_prange=False, inline="never"):
     """Compile a function for use within other kernels; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
     with _cache_folder():
-        return njit(cache=True, parallel=has_prange, inline=inline, **OPTIONS)(function)
+        compiled = njit(cache=True, parallel=has_prange, inline=inline, **OPTIONS)(function)
+    return compiled if config.DISABLE_JIT else _forgive(compiled)
+
+
+def _forgive(compiled):
+    """Where a file of the cache is damaged, compile again and write it anew."""
+    cache = compiled._cache
+    load = cache.load_overload
+
+    def load_or_flush(signature, context):
+        try:
+            return load(signature, context)
+        except Exception:  # whatever unpickling half a file may raise
+            cache.flush()
+            return None
+
+    cache.load_overload = load_or_flush
+    return compiled
 
 
 def part_of_kernel(function):

@@ -189,5 +189,8 @@ def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
         dw[...] = target
     if not need_dx:
         return None
-    gated = padded if padded.shape[1] == f else np.ascontiguousarray(padded[:, :f])
+    gated = padded
+    if padded.shape[1] != f:
+        gated = scratch("gated", (n, f), x.dtype)
+        gated[...] = padded[:, :f]
     return _matmul(gated, w, True, None, False, out)
