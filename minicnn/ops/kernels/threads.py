@@ -137,8 +137,7 @@ def parallel(function):
     def run(*args):
         shared = _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
-            if shared:
-                numba.set_num_threads(_threads)
+            numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
             failures = launch(bool(shared), *args)
         finally:
             if shared:
