@@ -8,6 +8,9 @@ loss and gradients. Then come rounds: in each, every contestant in turn takes tr
 second, and the machine's peak of multiply-adds is measured. A machine's speed may change by a factor of two from minute
 to minute, so a figure is the median over the rounds of the ratio within the round: how many times faster minicnn was than
 that peer. Written are a table, a JSON file and a bar chart.
+
+In the table, memory is the most that the process held; import the seconds that importing the library took; cold and warm
+the seconds from the process's start to the end of its first training step, with empty caches and with full ones.
 """
 
 from __future__ import annotations
@@ -36,10 +39,11 @@ KINDS = ("train", "infer")
 class Process:
     """A contestant's process: send it a command, get its answer."""
 
-    def __init__(self, name: str, threads: int):
+    def __init__(self, name: str, threads: int, cache: str):
         self.name = name
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
         environment |= {"OPENBLAS_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+        environment |= {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
         command = [sys.executable, str(HERE / "contestants.py"), name, str(threads)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
@@ -70,6 +74,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each contestant's turn")
     parser.add_argument("--json", type=Path, default=Path("compare.json"))
     options = parser.parse_args()
+    for net in options.nets.split(","):
+        if net not in NETS:
+            parser.error(f"--nets: got {net}, expected some of {', '.join(NETS)}")
     names = ["minicnn"]
     for name in options.peers.split(","):
         if name not in NAMES:
@@ -109,15 +116,20 @@ def compare(net: str, names: list[str], options) -> dict:
         data = Path(folder) / "data.npz"
         count, truth = prepare(net, data)
         contestants, result = [], {"setup": {}, "rounds": []}
-        for name in names:
-            contestant = Process(name, options.threads)
-            answer = Path(folder) / f"{name}.npz"
+        for name in tqdm(names, desc=f"net {net}, setting up", disable=None):
+            cache, answer = os.path.join(folder, f"cache-{name}"), Path(folder) / f"{name}.npz"
             try:
-                setup = contestant.ask(do="setup", net=net, data=str(data), arrays=count, answer=str(answer))
-                result["setup"][name] = setup | {"error": disagreement(truth, np.load(answer))}
+                first = Process(name, options.threads, cache)  # with empty caches, as after installing
+                cold = first.ask(do="setup", net=net, data=str(data), arrays=count, answer="")
+                first.close()
+                contestant = Process(name, options.threads, cache)
+                warm = contestant.ask(do="setup", net=net, data=str(data), arrays=count, answer=str(answer))
+                result["setup"][name] = warm | {"cold": cold["first_step"]}
+                result["setup"][name]["error"] = disagreement(truth, np.load(answer))
                 contestants.append(contestant)
             except RuntimeError as error:
-                print(f"left out: {error}")
+                result["setup"].pop(name, None)
+                print(f"left out: {name}: {error}")
         for _ in tqdm(range(options.rounds), desc=f"net {net}", disable=None):
             current = {"peak": contestants[0].ask(do="peak", seconds=0.3)["flops"]}
             for contestant in contestants:
@@ -183,7 +195,7 @@ def table(net: str, result: dict) -> str:
     lines = [f"\nnet {net}, {result['macs'] / 1e6:.1f} million multiply-adds an image"]
     lines.append(
         f"{'':<20}{'train ms':>10}{'minicnn is':>12}{'(min-max)':>14}{'infer ms':>10}{'minicnn is':>12}{'(min-max)':>14}"
-        f"{'memory':>9}{'cold s':>8}{'error':>9}"
+        f"{'memory':>9}{'import':>8}{'cold':>8}{'warm':>8}{'error':>9}"
     )
     for name, setup in result["setup"].items():
         cells = f"{name:<20}"
@@ -192,7 +204,8 @@ def table(net: str, result: dict) -> str:
             r = ratios(result, name, kind)
             span = f"({min(r):.2f}-{max(r):.2f})"
             cells += f"{ms:>10.2f}{statistics.median(r):>11.2f}x{span:>14}"
-        cells += f"{setup['bytes'] / 2**20:>6.0f} MB{setup['until_first_step']:>8.1f}{setup['error']:>9.0e}"
+        cells += f"{setup['bytes'] / 2**20:>6.0f} MB{setup['import']:>6.1f} s{setup['cold']:>6.1f} s"
+        cells += f"{setup['first_step']:>6.1f} s{setup['error']:>9.0e}"
         lines.append(cells)
     batch = NETS[net][1]
     share = [6 * result["macs"] * batch / r["minicnn"]["train"] / r["peak"] for r in result["rounds"]]

@@ -7,15 +7,19 @@ line, and answers in the same way.
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import sys
 import time
-from functools import partial
 
-import numpy as np
-from nets import NETS
+BEGIN = time.perf_counter()
+
+import importlib  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import resource  # noqa: E402
+import sys  # noqa: E402
+from functools import partial  # noqa: E402
+
+import numpy as np  # noqa: E402
+from nets import NETS  # noqa: E402
 
 NAMES = (
     "minicnn",
@@ -343,28 +347,35 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def setup(command: dict, name: str, threads: int):
+    """(contestant, images, labels, many images, times): its first step, and then the check of what it computes."""
+    start = time.perf_counter()
+    importlib.import_module(name.split("-")[0])
+    imported = time.perf_counter() - start
+    data = np.load(command["data"])
+    arrays = [data[f"w{i}"] for i in range(command["arrays"])]
+    x, y, many = data["x"], data["y"], data["many"]
+    layers = NETS[command["net"]][0]
+    contestant = make(name, layers, threads, dropout=True)
+    contestant.weights(arrays)
+    contestant.train(x, y)
+    times = {"import": imported, "first_step": time.perf_counter() - BEGIN}
+    if command["answer"]:
+        checked = make(name, layers, threads, dropout=False)
+        checked.weights(arrays)
+        logits, loss, gradients = checked.gradients(x, y)
+        np.savez(command["answer"], logits=logits, loss=loss, **{f"g{i}": g for i, g in enumerate(gradients)})
+    return contestant, x, y, many, times
+
+
 def serve(name: str, threads: int) -> None:
     """Answer commands until the input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not mix with the answers
-    start = time.perf_counter()
-    contestant = data = None
     for line in sys.stdin:
         command = json.loads(line)
         answer = {}
         if command["do"] == "setup":
-            data = np.load(command["data"])
-            arrays = [data[f"w{i}"] for i in range(command["arrays"])]
-            x, y, many = data["x"], data["y"], data["many"]
-            layers = NETS[command["net"]][0]
-            checked = make(name, layers, threads, dropout=False)
-            checked.weights(arrays)
-            logits, loss, gradients = checked.gradients(x, y)
-            np.savez(command["answer"], logits=logits, loss=loss, **{f"g{i}": g for i, g in enumerate(gradients)})
-            contestant = make(name, layers, threads, dropout=True)
-            contestant.weights(arrays)
-            first = time.perf_counter()
-            contestant.train(x, y)
-            answer = {"until_first_step": time.perf_counter() - start, "first_step": time.perf_counter() - first}
+            contestant, x, y, many, answer = setup(command, name, threads)
             for _ in range(3):
                 contestant.train(x, y)
         elif command["do"] == "train":

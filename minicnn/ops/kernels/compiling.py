@@ -6,8 +6,10 @@ file a kernel stands in, and would go on using a kernel whose helper in another 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -95,4 +97,6 @@ def _writable_folder() -> str:
                 return folder
         except OSError:
             continue
-    return tempfile.mkdtemp(prefix="minicnn-")
+    folder = tempfile.mkdtemp(prefix="minicnn-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -34,7 +34,7 @@ _TASK = ir.FunctionType(_NUMBER, [_BYTES, _NUMBER])
 
 _pool = threading.Lock()
 _forked = False
-_threads = config.NUMBA_NUM_THREADS
+MAX_THREADS = _threads = config.NUMBA_NUM_THREADS
 
 
 def set_threads(n: int) -> None:

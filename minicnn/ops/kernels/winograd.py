@@ -43,7 +43,7 @@ from minicnn.ops.kernels.lanes import (
     zeros,
 )
 from minicnn.ops.kernels.products import outer_product, rows_by_panel
-from minicnn.ops.kernels.threads import get_threads, parallel, share
+from minicnn.ops.kernels.threads import MAX_THREADS, parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 from minicnn.ops.shapes import output_size
 
@@ -457,7 +457,7 @@ def conv2d(x, w, b, padding, relu, out):
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     y = result(out, (n, *output_size(x.shape[1:3], (r, r), (1, 1), padding, (1, 1)), f), dtype)
-    tiles, threads = _tiles(y.shape[1:], r, padding), get_threads()
+    tiles, threads = _tiles(y.shape[1:], r, padding), MAX_THREADS
     _forward(
         *(block, x.reshape(-1), x.shape[1:], tiles, _panels(w, block)),
         *(np.zeros(f, dtype) if b is None else np.ascontiguousarray(b), relu, y.reshape(-1), y.shape[1:], min(n, 16)),
@@ -478,7 +478,7 @@ def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
     tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
     u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block) if need_dx else np.empty(0, dtype)
     threads, partial, sums = (
-        get_threads(),
+        MAX_THREADS,
         scratch("partial", (tasks, 36 * c * f), dtype),
         scratch("db", (tasks, f), dtype),
     )
