@@ -22,10 +22,10 @@ from numba.core import event
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
 
-def kernel(function, has_prange=False, inline="never"):
+def kernel(function, has_prange=False):
     """Compile a function for use within other kernels; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
     with _cache_folder():
-        compiled = njit(cache=True, parallel=has_prange, inline=inline, **OPTIONS)(function)
+        compiled = njit(cache=True, parallel=has_prange, **OPTIONS)(function)
     return compiled if config.DISABLE_JIT else _forgive(compiled)
 
 
@@ -43,11 +43,6 @@ def _forgive(compiled):
 
     cache.load_overload = load_or_flush
     return compiled
-
-
-def part_of_kernel(function):
-    """A function for one place in one kernel, compiled there and nowhere else."""
-    return kernel(function, inline="always")
 
 
 class _Announcer(event.Listener):

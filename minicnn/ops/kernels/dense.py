@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel, part_of_kernel
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import (
     apart,
     best_block,
@@ -28,7 +28,7 @@ from minicnn.ops.kernels.workspace import result, scratch
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
-@part_of_kernel
+@kernel
 def _pack_block(w, transposed, k0, depth, column, lanes, panel):
     """Rows k0.. and columns column.. of w, or of its transpose, side by side; 0 beyond w's edge."""
     used = min(lanes, (w.shape[0] if transposed else w.shape[1]) - column)
@@ -54,7 +54,7 @@ def _ask_for(array, row, rows, column, width):
             prefetch(flat, i * c + k)
 
 
-@part_of_kernel
+@kernel
 def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like = a.shape[1], zeros(a, shape)
@@ -126,7 +126,7 @@ def _matmul(a, w, transposed, bias, relu, out):
     return y
 
 
-@part_of_kernel
+@kernel
 def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
     """dw[first:last] = x[:, first:last].T @ dy, dy's rows being padded to whole vectors."""
     (n, c), like = x.shape, zeros(x, shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import part_of_kernel
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import fill, larger, one_row, only_where, store, stream, stream_out, zeros
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result
@@ -24,7 +24,7 @@ def _corner(padding):
     return padding[0][0], padding[1][0]
 
 
-@part_of_kernel
+@kernel
 def _largest(best, place, x, at, p0, p1, q0, q1, down, right, width):
     """The largest numbers of one window, and where in it they were; the first of equals, NaN above all."""
     best, place = fill(best, -np.inf), fill(place, p0 * width + q0 if p0 < p1 and q0 < q1 else 0)

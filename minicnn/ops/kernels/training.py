@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel, part_of_kernel
+from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 
@@ -21,7 +21,7 @@ def _pixel(image, i, j, k):
     return image[i, j, k] if inside else image.dtype.type(0)
 
 
-@part_of_kernel
+@kernel
 def _warp(image, m, y):
     h, w, c = y.shape
     number = y.dtype.type
