@@ -308,7 +308,7 @@ class Sequential:
         count = self.parameter_count + self.parameters.states.size
         rows.append(("total", "", f"{count:,}", f"{self.macs:,}", size(total)))
         statistics = f"{self.parameters.states.size:,} running statistics"
-        return f"{table(rows, left=2)}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
+        return f"{table(rows)}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
 
     def profile(self, x: np.ndarray, y: np.ndarray, loss="cross_entropy", steps: int = 10):
         """Time a training step on the batch (x, y), layer by layer; prints a table and returns it as a `Profile`.

@@ -65,7 +65,7 @@ class Profile:
         rows = [head, *(self._row(layer, longest) for layer in self.layers), self._row(self.total, float("inf"))]
         total = 1e3 * (self.total.forward + self.total.backward)
         return (
-            f"{table(rows, left=2)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's; "
+            f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's; "
             f"all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s; in turn the layers use {size(self.shared)} more"
         )
 

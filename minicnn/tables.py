@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def table(rows: Sequence[Sequence[str]], left: int = 1, footer: int = 1) -> str:
-    """Rows of cells in columns, the first row being the head, set apart by a rule, and the last `footer` rows too.
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns; rules set the first row, the head, and the last, the total, apart.
 
-    The first `left` columns are aligned to the left, the others to the right.
+    The first two columns are aligned to the left, the others to the right.
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    rule, end = "-" * len(lines[0]), len(lines) - footer
-    return "\n".join([lines[0], rule, *lines[1:end], rule, *lines[end:]])
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
 def size(count: float) -> str:
