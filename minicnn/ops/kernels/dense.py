@@ -29,8 +29,9 @@ DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
 @kernel
-def _pack_block(w, transposed, k0, depth, column, lanes, panel):
-    """Rows k0.. and columns column.. of w, or of its transpose, side by side; 0 beyond w's edge."""
+def _pack_block(like, w, transposed, k0, depth, column, panel):
+    """Rows k0.. and a vector of columns of w, or of its transpose, side by side; 0 beyond w's edge."""
+    lanes, flat = len(like), w.reshape(-1)
     used = min(lanes, (w.shape[0] if transposed else w.shape[1]) - column)
     if used < lanes:
         panel[:] = 0
@@ -38,6 +39,9 @@ def _pack_block(w, transposed, k0, depth, column, lanes, panel):
         for l in range(used):
             for k in range(depth):
                 panel[k * lanes + l] = w[column + l, k0 + k]
+    elif used == lanes:
+        for k in range(depth):
+            store(panel, k * lanes, load(like, flat, (k0 + k) * w.shape[1] + column))
     else:
         for k in range(depth):
             for l in range(used):
@@ -62,7 +66,7 @@ def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block
     block[:] = 0
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)
-        _pack_block(w, transposed, k0, used, column, lanes, panel)
+        _pack_block(like[0], w, transposed, k0, used, column, panel)
         slice_ = used * len(like) // rows + 1
         for t in range(0, rows, len(like)):
             _ask_for(a, first + t, len(like), k0 + DEPTH, DEPTH)

@@ -19,10 +19,12 @@ import numpy as np
 from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import (
     apart,
+    best_block,
     gate,
     load,
     load_rows,
     maximum0,
+    multiply_add,
     one_row,
     repeat,
     store,
@@ -32,7 +34,7 @@ from minicnn.ops.kernels.lanes import (
     take,
     zeros,
 )
-from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel
+from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel, weights_block
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 from minicnn.ops.shapes import output_size
@@ -340,6 +342,37 @@ def _backward(
 
 
 @parallel
+def _backward_weights_alone(part, block, dy, x, y, relu, windows, partial, db, frames):
+    """dw and db where nobody needs dx: every image's dy is read once, and goes straight into the outer products."""
+    n, oh, ow, f = dy.shape
+    flat_dy, flat_y = dy.reshape(-1), y.reshape(-1)
+    tasks, _, count, rows, lanes = partial.shape
+    for task in share(part, tasks):
+        frame, flat, like = frames[task], partial[task].reshape(-1), zeros(dy, block)
+        frame[:] = 0
+        flat[:] = 0
+        db[task, :] = 0
+        for image in range(task * n // tasks, (task + 1) * n // tasks):
+            pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            for p in range(count):
+                for k in range(0, rows, len(like)):
+                    taps, targets = take(windows.taps, k, rows, like), apart(lanes, k, rows, like)
+                    total = load(like[0], db[task], p * lanes)
+                    sums = load_rows(like[0], flat, targets, p * rows * lanes)
+                    for i in range(oh):
+                        at = (image * oh + i) * ow * f + p * lanes
+                        for j in range(ow):
+                            v = stream(total, flat_dy, at + j * f)
+                            if relu:
+                                v = gate(v, stream(total, flat_y, at + j * f))
+                            total = total + v
+                            sums = multiply_add(frame, taps, i * windows.down + j * windows.right, v, sums)
+                    store_rows(flat, targets, p * rows * lanes, sums)
+                    if k == 0:
+                        store(db[task], p * lanes, total)
+
+
+@parallel
 def _reduce(part, partial, dw):
     """Add the tasks' sums in the order of the tasks, whoever computed them."""
     tasks, groups, count, rows, width = partial.shape
@@ -356,22 +389,39 @@ def _reduce(part, partial, dw):
 
 
 def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu, need_dx, out):
-    """dx, dw and db, for any convolution; both products of an image run while it is in the cache."""
+    """dx, dw and db, for any convolution."""
     kh, kw, c, f = w.shape
-    dtype = x.dtype
+    dtype, rows = x.dtype, kh * kw * c
     windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
-    back = backward_windows(x.shape[1:], dy.shape[1:], (kh, kw), stride, padding, dilation)
-    block = panel_block(f // groups, dtype, ROWS)
-    dx_block = panel_block(c, dtype, ROWS) if need_dx else block
+    alone = not need_dx and groups == 1 and f % (best_block(dtype).shape[1] // 2) == 0
+    block = weights_block(rows, f, dtype) if alone else panel_block(f // groups, dtype, ROWS)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
-    partial = scratch(
-        "partial", (tasks, groups, -(-(f // groups) // block.shape[1]), kh * kw * c, block.shape[1]), dtype
-    )
+    partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
     sums = scratch("db", (tasks, f), dtype)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
-    dys = scratch(
-        "dy", (tasks, back.rows * back.columns * f + block.shape[1]), dtype
-    )  # a vector may reach past the last pixel
+    if alone:
+        dx = None
+        _backward_weights_alone(block, dy, x, y, relu, windows, partial, sums, frames)
+    else:
+        dx = _backward_all(
+            block, dy, x, w, y, relu, windows, partial, sums, frames, need_dx, out, stride, padding, dilation
+        )
+    flat = result(dw, dw.shape, dtype).reshape(rows, f)
+    _reduce(partial, flat)
+    if not np.shares_memory(flat, dw):
+        dw[...] = flat.reshape(dw.shape)
+    if db is not None:
+        db[...] = sums.sum(axis=0)
+    return dx if need_dx else None
+
+
+def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, need_dx, out, stride, padding, dilation):
+    """dx; both products of an image run while it is in the cache."""
+    (kh, kw, c, f), dtype, (tasks, groups) = w.shape, x.dtype, partial.shape[:2]
+    back = backward_windows(x.shape[1:], dy.shape[1:], (kh, kw), stride, padding, dilation)
+    dx_block = panel_block(c, dtype, ROWS) if need_dx else block
+    # a vector may reach past the last pixel
+    dys = scratch("dy", (tasks, back.rows * back.columns * f + block.shape[1]), dtype)
     dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
     panels = groups, -(-c // dx_block.shape[1]), len(back.taps) * (f // groups), dx_block.shape[1]
     turned = scratch("panels", panels, dtype)
@@ -382,10 +432,4 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
         *(block, one_row(f, dtype), dy, x, y, relu, windows, partial, sums, frames),
         *(need_dx, dx_block, back, turned, dx, dys, spills),
     )
-    flat = result(dw, dw.shape, dtype).reshape(kh * kw * c, f)
-    _reduce(partial, flat)
-    if not np.shares_memory(flat, dw):
-        dw[...] = flat.reshape(dw.shape)
-    if db is not None:
-        db[...] = sums.sum(axis=0)
-    return dx if need_dx else None
+    return dx

@@ -11,7 +11,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     store(array, index, vector)           the reverse of load
     stream_out(array, index, vector)      and of stream
     prefetch(array, index)                ask for the cache line of array[index], which will be needed soon
-    v + w, v - w, scalar * v              number by number
+    v + w, v - w, v / w, a * v, sqrt(v)   number by number; a is a scalar or a vector
     fma(a, v, w)                          a * v + w, rounded once; a is a scalar or a vector
     maximum0(v), gate(v, w)               max(0, v), of a block too, NaN staying NaN; v where w > 0, else v * 0
     larger(v, best, here, places)         (best, places) with v and `here` where v is larger, or the first NaN
@@ -229,12 +229,31 @@ def _minus(typing, a, b):
 
 
 @intrinsic
-def _scaled(typing, scalar, vector):
+def _times(typing, factor, vector):
     def codegen(context, builder, signature, args):
-        number = context.cast(builder, args[0], scalar, vector.dtype)
-        return builder.fmul(_splat(builder, context.get_value_type(vector), number), args[1])
+        factors = args[0]
+        if factor != vector:
+            number = context.cast(builder, factors, factor, vector.dtype)
+            factors = _splat(builder, context.get_value_type(vector), number)
+        return builder.fmul(factors, args[1])
 
-    return vector(scalar, vector), codegen
+    return vector(factor, vector), codegen
+
+
+@intrinsic
+def _over(typing, a, b):
+    return a(a, b), lambda context, builder, signature, args: builder.fdiv(*args)
+
+
+@intrinsic
+def _sqrt(typing, vector):
+    def codegen(context, builder, signature, args):
+        llvm_type = context.get_value_type(vector)
+        name = f"llvm.sqrt.v{vector.lanes}f{vector.dtype.bitwidth}"
+        kind = ir.FunctionType(llvm_type, [llvm_type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+    return vector(vector), codegen
 
 
 @overload(operator.add)
@@ -252,7 +271,13 @@ def _overload_sub(a, b):
 @overload(operator.mul)
 def _overload_mul(a, b):
     if isinstance(b, _VectorType):
-        return lambda a, b: _scaled(a, b)
+        return lambda a, b: _times(a, b)
+
+
+@overload(operator.truediv)
+def _overload_truediv(a, b):
+    if isinstance(a, _VectorType):
+        return lambda a, b: _over(a, b)
 
 
 @overload(len)
@@ -434,6 +459,8 @@ if config.DISABLE_JIT:
     def fma(scalar, vector, sums):
         return scalar * vector + sums
 
+    sqrt = np.sqrt
+
     def maximum0(block):
         return (
             tuple(map(maximum0, block)) if isinstance(block, tuple) else np.where(block < 0, block.dtype.type(0), block)
@@ -472,5 +499,5 @@ if config.DISABLE_JIT:
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
     larger, only_where, prefetch, stream, stream_out = _larger, _only_where, _prefetch, _stream, _stream_out
-    stream_rows, apart = _stream_rows, _apart
+    stream_rows, apart, sqrt = _stream_rows, _apart, _sqrt
     repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add

@@ -19,6 +19,13 @@ def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
     return Block(min(rows, most_rows), min(cost, key=cost.get))
 
 
+def weights_block(rows: int, outputs: int, dtype) -> np.dtype:
+    """The block for all rows of a small dw at once, or for equal shares of them; three more vectors fit beside it."""
+    lanes = panel_block(outputs, dtype, 1).shape[1]
+    most = 10 if best_block(dtype).shape[0] == 8 else 4
+    return Block(-(-rows // -(-rows // most)), lanes)
+
+
 @kernel
 def rows_by_panel(x, places, start, length, panel, at, sums):
     """sums += some rows of a matrix, times a panel of weights that is as wide as a vector.

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.lanes import Block, best_block, fill, fma, sqrt, store, stream, zeros
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 
@@ -122,45 +123,85 @@ def sum_of_squares(g):
     return float(totals.sum())
 
 
+# An optimizer's formula is written once, for vectors: wide ones, and for the rest of a part vectors of one number.
+
+
+@kernel
+def _vectors(part, n, like):
+    """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
+    span = share(part, n)
+    return span.start, span.stop - (span.stop - span.start) % len(like), span.stop
+
+
+@kernel
+def _sgd_range(like, first, last, w, dw, velocity, numbers):
+    rate, momentum, nesterov, keep, clip = numbers
+    for i in range(first, last, len(like)):
+        g = clip * stream(like, dw, i)
+        v = fma(momentum, stream(like, velocity, i), g)
+        store(velocity, i, v)
+        if nesterov:
+            v = fma(momentum, v, g)
+        store(w, i, keep * stream(like, w, i) - rate * v)
+
+
 @parallel
-def _sgd(part, w, dw, velocity, rate, momentum, nesterov, keep, clip):
-    for i in share(part, w.size):
-        g = dw[i] * clip
-        v = momentum * velocity[i] + g
-        velocity[i] = v
-        w[i] = w[i] * keep - rate * (g + momentum * v if nesterov else v)
+def _sgd(part, wide, single, w, dw, velocity, numbers):
+    like, one = zeros(w, wide)[0], zeros(w, single)[0]
+    first, rest, last = _vectors(part, w.size, like)
+    _sgd_range(like, first, rest, w, dw, velocity, numbers)
+    _sgd_range(one, rest, last, w, dw, velocity, numbers)
 
 
 def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
     """See `reference.sgd_step`."""
     number = w.dtype.type
-    _sgd(w, dw, velocity, number(rate), number(momentum), nesterov, number(1 - rate * decay), number(clip))
+    numbers = number(rate), number(momentum), nesterov, number(1 - rate * decay), number(clip)
+    _run(_sgd, (w, dw, velocity), numbers)
+
+
+@kernel
+def _rmsprop_range(like, first, last, w, dw, square, numbers):
+    rate, rho, fresh, epsilon, keep, clip = numbers
+    for i in range(first, last, len(like)):
+        g = clip * stream(like, dw, i)
+        s = fma(rho, stream(like, square, i), fresh * g * g)
+        store(square, i, s)
+        store(w, i, keep * stream(like, w, i) - rate * g / (sqrt(s) + fill(like, epsilon)))
 
 
 @parallel
-def _rmsprop(part, w, dw, square, rate, rho, fresh, epsilon, keep, clip):
-    for i in share(part, w.size):
-        g = dw[i] * clip
-        s = rho * square[i] + fresh * g * g
-        square[i] = s
-        w[i] = w[i] * keep - rate * g / (np.sqrt(s) + epsilon)
+def _rmsprop(part, wide, single, w, dw, square, numbers):
+    like, one = zeros(w, wide)[0], zeros(w, single)[0]
+    first, rest, last = _vectors(part, w.size, like)
+    _rmsprop_range(like, first, rest, w, dw, square, numbers)
+    _rmsprop_range(one, rest, last, w, dw, square, numbers)
 
 
 def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
     """See `reference.rmsprop_step`."""
-    numbers = (w.dtype.type(v) for v in (rate, rho, 1 - rho, epsilon, 1 - rate * decay, clip))
-    _rmsprop(w, dw, square, *numbers)
+    numbers = rate, rho, 1 - rho, epsilon, 1 - rate * decay, clip
+    _run(_rmsprop, (w, dw, square), tuple(map(w.dtype.type, numbers)))
+
+
+@kernel
+def _adam_range(like, first, last, w, dw, mean, square, numbers):
+    beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep, clip = numbers
+    for i in range(first, last, len(like)):
+        g = clip * stream(like, dw, i)
+        m = fma(beta1, stream(like, mean, i), fresh1 * g)
+        s = fma(beta2, stream(like, square, i), fresh2 * g * g)
+        store(mean, i, m)
+        store(square, i, s)
+        store(w, i, keep * stream(like, w, i) - rate * m / fma(inverse_root, sqrt(s), fill(like, epsilon)))
 
 
 @parallel
-def _adam(part, w, dw, mean, square, beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep, clip):
-    for i in share(part, w.size):
-        g = dw[i] * clip
-        m = beta1 * mean[i] + fresh1 * g
-        s = beta2 * square[i] + fresh2 * g * g
-        mean[i] = m
-        square[i] = s
-        w[i] = w[i] * keep - rate * m / (np.sqrt(s) * inverse_root + epsilon)
+def _adam(part, wide, single, w, dw, mean, square, numbers):
+    like, one = zeros(w, wide)[0], zeros(w, single)[0]
+    first, rest, last = _vectors(part, w.size, like)
+    _adam_range(like, first, rest, w, dw, mean, square, numbers)
+    _adam_range(one, rest, last, w, dw, mean, square, numbers)
 
 
 def adam_step(w, dw, mean, square, rate, beta1, beta2, epsilon, decay, clip, step):
@@ -168,4 +209,13 @@ def adam_step(w, dw, mean, square, rate, beta1, beta2, epsilon, decay, clip, ste
     inverse_root = 1 / math.sqrt(1 - beta2**step)
     corrected = rate / (1 - beta1**step)
     numbers = (beta1, 1 - beta1, beta2, 1 - beta2, corrected, inverse_root, epsilon, 1 - rate * decay, clip)
-    _adam(w, dw, mean, square, *(w.dtype.type(v) for v in numbers))
+    _run(_adam, (w, dw, mean, square), tuple(map(w.dtype.type, numbers)))
+
+
+def _run(step, arrays, numbers):
+    """A step on arrays in any order of memory."""
+    straight, dtype = [np.ascontiguousarray(a) for a in arrays], arrays[0].dtype
+    step(Block(1, best_block(dtype).shape[1]), Block(1, 1), *straight, numbers)
+    for array, changed in zip(arrays, straight, strict=True):
+        if changed is not array and array is not arrays[1]:
+            array[...] = changed
