@@ -10,6 +10,7 @@ import numpy as np
 
 from minicnn.ops.kernels.compiling import kernel
 from minicnn.ops.kernels.lanes import (
+    Block,
     apart,
     best_block,
     load,
@@ -19,6 +20,7 @@ from minicnn.ops.kernels.lanes import (
     store,
     store_rows,
     stream_out,
+    transposed,
     zeros,
 )
 from minicnn.ops.kernels.products import outer_product, rows_by_panel
@@ -29,19 +31,24 @@ DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
 @kernel
-def _pack_block(like, w, transposed, k0, depth, column, panel):
+def _pack_block(like, square, w, turned, k0, depth, column, panel):
     """Rows k0.. and a vector of columns of w, or of its transpose, side by side; 0 beyond w's edge."""
-    lanes, flat = len(like), w.reshape(-1)
-    used = min(lanes, (w.shape[0] if transposed else w.shape[1]) - column)
+    lanes, flat, size, step = len(like), w.reshape(-1), len(square), w.shape[1]
+    used = min(lanes, (w.shape[0] if turned else w.shape[1]) - column)
     if used < lanes:
         panel[:] = 0
-    if transposed:
-        for l in range(used):
-            for k in range(depth):
+    whole = depth // size * size if used == lanes else 0
+    if turned:
+        for k in range(0, whole, size):
+            for l in range(0, lanes, size):
+                rows = load_rows(square[0], flat, apart(step, 0, size, square), (column + l) * step + k0 + k)
+                store_rows(panel, apart(lanes, 0, size, square), k * lanes + l, transposed(rows))
+        for k in range(whole, depth):
+            for l in range(used):
                 panel[k * lanes + l] = w[column + l, k0 + k]
     elif used == lanes:
         for k in range(depth):
-            store(panel, k * lanes, load(like, flat, (k0 + k) * w.shape[1] + column))
+            store(panel, k * lanes, load(like, flat, (k0 + k) * step + column))
     else:
         for k in range(depth):
             for l in range(used):
@@ -59,18 +66,18 @@ def _ask_for(array, row, rows, column, width):
 
 
 @kernel
-def _product_of_panel(shape, a, first, last, w, transposed, column, panel, block):
+def _product_of_panel(shape, square, a, first, last, w, turned, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like = a.shape[1], zeros(a, shape)
     rows, lanes, flat = last - first, len(like[0]), a.reshape(-1)
     block[:] = 0
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)
-        _pack_block(like[0], w, transposed, k0, used, column, panel)
+        _pack_block(like[0], zeros(a, square), w, turned, k0, used, column, panel)
         slice_ = used * len(like) // rows + 1
         for t in range(0, rows, len(like)):
             _ask_for(a, first + t, len(like), k0 + DEPTH, DEPTH)
-            if transposed:
+            if turned:
                 _ask_for(w, column + lanes + t * lanes // rows, len(like) * lanes // rows + 1, k0, DEPTH)
             else:
                 _ask_for(w, k0 + DEPTH + t // len(like) * slice_, slice_, column, lanes)
@@ -99,7 +106,7 @@ def _finish(like, block, rows, used, bias, relu, y, y0, step):
 
 
 @parallel
-def _product(part, shape, a, w, transposed, bias, relu, y, panels, blocks):
+def _product(part, shape, square, a, w, turned, bias, relu, y, panels, blocks):
     """y = a @ w + bias, or a @ w.T + bias; a task is one panel of y's columns and a share of its rows."""
     n, f = y.shape
     lanes, flat = panels.shape[1] // DEPTH, y.reshape(-1)
@@ -107,13 +114,13 @@ def _product(part, shape, a, w, transposed, bias, relu, y, panels, blocks):
     for task in share(part, panels.shape[0]):
         column, slot = task // shares * lanes, task % shares
         first, last = slot * n // shares, (slot + 1) * n // shares
-        _product_of_panel(shape, a, first, last, w, transposed, column, panels[task], blocks[task])
+        _product_of_panel(shape, square, a, first, last, w, turned, column, panels[task], blocks[task])
         like, used = zeros(a, shape)[0], min(lanes, f - column)
         _finish(like, blocks[task], last - first, used, bias[column:], relu, flat, first * f + column, f)
 
 
-def _matmul(a, w, transposed, bias, relu, out):
-    n, columns = len(a), w.shape[0] if transposed else w.shape[1]
+def _matmul(a, w, turned, bias, relu, out):
+    n, columns = len(a), w.shape[0] if turned else w.shape[1]
     block = best_block(a.dtype)
     rows, lanes = block.shape
     y = result(out, (n, columns), a.dtype)
@@ -126,7 +133,7 @@ def _matmul(a, w, transposed, bias, relu, out):
         padded[:columns], padded[columns:] = bias, 0
     panels = scratch("panels", (count * shares, DEPTH * lanes), a.dtype)
     blocks = scratch("blocks", (count * shares, -(-n // shares) * lanes), a.dtype)
-    _product(block, a, w, transposed, padded, relu, y, panels, blocks)
+    _product(block, Block(lanes // 2, lanes // 2), a, w, turned, padded, relu, y, panels, blocks)
     return y
 
 

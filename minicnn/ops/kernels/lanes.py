@@ -16,6 +16,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     maximum0(v), gate(v, w)               max(0, v), of a block too, NaN staying NaN; v where w > 0, else v * 0
     larger(v, best, here, places)         (best, places) with v and `here` where v is larger, or the first NaN
     only_where(places, here, v)           v where places == here, else 0
+    transposed(b)                         a block of as many rows as lanes, each the other
     repeat(v, rows)                       a block whose rows are all v, as many as `rows` has
     take(table, first, count, rows)       table[first], table[first + 1], .. for each row; from count on the last entry
     apart(step, first, count, rows)       the same of a table of 0, step, 2 * step, ..
@@ -351,6 +352,24 @@ def _repeat(typing, vector, rows):
 
 
 @intrinsic
+def _transposed(typing, block):
+    n = block.count
+
+    def codegen(context, builder, signature, args):
+        rows = [builder.extract_value(args[0], i) for i in range(n)]
+        for s in (2**k for k in range(n.bit_length() - 1)):  # rows and lanes exchange bit k of their numbers
+            low = [n + j - s if j & s else j for j in range(n)]
+            high = [n + j if j & s else j + s for j in range(n)]
+            low, high = (ir.Constant(ir.VectorType(ir.IntType(32), n), mask) for mask in (low, high))
+            for i in (i for i in range(n) if not i & s):
+                a, b = rows[i], rows[i + s]
+                rows[i], rows[i + s] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
+        return _each(builder, context.get_value_type(block), lambda i: rows[i])
+
+    return block(block), codegen
+
+
+@intrinsic
 def _take(typing, table, first, count, rows):
     places = types.UniTuple(types.intp, rows.count)
 
@@ -476,6 +495,9 @@ if config.DISABLE_JIT:
     def only_where(places, here, vector):
         return np.where(places == here, vector, vector.dtype.type(0))
 
+    def transposed(block):
+        return tuple(np.array(block).T.copy())
+
     def repeat(vector, rows):
         return (vector,) * len(rows)
 
@@ -499,5 +521,5 @@ if config.DISABLE_JIT:
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
     larger, only_where, prefetch, stream, stream_out = _larger, _only_where, _prefetch, _stream, _stream_out
-    stream_rows, apart, sqrt = _stream_rows, _apart, _sqrt
+    stream_rows, apart, sqrt, transposed = _stream_rows, _apart, _sqrt, _transposed
     repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add
