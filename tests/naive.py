@@ -199,7 +199,7 @@ def global_average_pool2d_backward(dy, x_shape, out=None):
 
 def global_max_pool2d(x, out=None):
     n, h, w, c = x.shape
-    y, where = np.zeros((n, c)), np.zeros((n, c), np.int32)
+    y, where = np.zeros((n, c)), np.zeros((n, c), np.uint8 if h * w <= 256 else np.int32)
     for image, k in np.ndindex(n, c):
         seen = [(float(x[image, i, j, k]), i * w + j) for i, j in np.ndindex(h, w)]
         y[image, k], where[image, k] = first_largest(seen)

@@ -97,10 +97,10 @@ class GlobalMaxPool2D(_GlobalPool2D):
     """The largest number of each channel."""
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        shape = (len(x), x.shape[3])
-        y, where = ops.global_max_pool2d(
-            x, out=(self.buffer("y", shape, x.dtype), self.buffer("where", shape, np.int32))
-        )
+        n, h, w, c = x.shape
+        index = np.uint8 if h * w <= 256 else np.int32
+        out = self.buffer("y", (n, c), x.dtype), self.buffer("where", (n, c), index)
+        y, where = ops.global_max_pool2d(x, out=out)
         if training:
             self.save(where, x.shape)
         return y

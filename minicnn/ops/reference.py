@@ -297,11 +297,11 @@ def global_average_pool2d_backward(dy: Array, x_shape: tuple[int, ...], out: Arr
 
 
 def global_max_pool2d(x: Array, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
-    """The largest number of each channel and its place: y (n, c) and where (n, c), int32, counted row by row."""
+    """The largest number of each channel and its place, counted row by row: y (n, c) and where, as in max_pool2d."""
     n, h, w, c = x.shape
     flat = x.reshape(n, h * w, c)
     where = flat.argmax(axis=1)
-    return np.take_along_axis(flat, where[:, None], axis=1)[:, 0], where.astype(np.int32)
+    return np.take_along_axis(flat, where[:, None], axis=1)[:, 0], where.astype(np.uint8 if h * w <= 256 else np.int32)
 
 
 def global_max_pool2d_backward(dy: Array, where: Array, x_shape: tuple[int, ...], out: Array | None = None) -> Array:

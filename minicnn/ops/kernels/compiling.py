@@ -23,10 +23,15 @@ OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
 
 def kernel(function, has_prange=False):
-    """Compile a function for use within other kernels; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
+    """Compile a function and keep the result on disk; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
     with _cache_folder():
         compiled = njit(cache=True, parallel=has_prange, **OPTIONS)(function)
     return compiled if config.DISABLE_JIT else _forgive(compiled)
+
+
+def helper(function):
+    """Compile a function that only kernels call: it needs no entrance from Python and no place on the disk."""
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
 
 
 def _forgive(compiled):

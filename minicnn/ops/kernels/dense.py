@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper, kernel
 from minicnn.ops.kernels.lanes import (
     Block,
     apart,
@@ -30,7 +30,7 @@ from minicnn.ops.kernels.workspace import result, scratch
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
-@kernel
+@helper
 def _pack_block(like, square, w, turned, k0, depth, column, panel):
     """Rows k0.. and a vector of columns of w, or of its transpose, side by side; 0 beyond w's edge."""
     lanes, flat, size, step = len(like), w.reshape(-1), len(square), w.shape[1]
@@ -55,7 +55,7 @@ def _pack_block(like, square, w, turned, k0, depth, column, panel):
                 panel[k * lanes + l] = w[k0 + k, column + l]
 
 
-@kernel
+@helper
 def _ask_for(array, row, rows, column, width):
     """Ask for a block of an array's rows while the processor is busy with another."""
     c = array.shape[1]
@@ -65,7 +65,7 @@ def _ask_for(array, row, rows, column, width):
             prefetch(flat, i * c + k)
 
 
-@kernel
+@helper
 def _product_of_panel(shape, square, a, first, last, w, turned, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like = a.shape[1], zeros(a, shape)
@@ -87,7 +87,7 @@ def _product_of_panel(shape, square, a, first, last, w, turned, column, panel, b
             store_rows(block, here, 0, sums)
 
 
-@kernel
+@helper
 def _finish(like, block, rows, used, bias, relu, y, y0, step):
     """Write the block's `used` lanes plus the bias, if there is one, to y; whole vectors where all are used."""
     lanes = len(like)
@@ -137,7 +137,7 @@ def _matmul(a, w, turned, bias, relu, out):
     return y
 
 
-@kernel
+@helper
 def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
     """dw[first:last] = x[:, first:last].T @ dy, dy's rows being padded to whole vectors."""
     (n, c), like = x.shape, zeros(x, shape)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper, kernel
 from minicnn.ops.kernels.lanes import (
     apart,
     best_block,
@@ -131,7 +131,7 @@ def backward_windows(x_shape, y_shape, kernel_size, stride, padding, dilation) -
 # Preparation: padding and packing
 
 
-@kernel
+@helper
 def pad_image(image, padded, padded_width, top, left):
     """Copy an image (h, w, c) into the middle of a flat, zeroed, padded one."""
     h, w, c = image.shape
@@ -142,7 +142,7 @@ def pad_image(image, padded, padded_width, top, left):
             padded[at + k] = flat[i, k]
 
 
-@kernel
+@helper
 def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, db):
     """Copy an image's dy into the middle of a padded one, shut where relu gave 0; add its pixels to db."""
     h, w, c = shape
@@ -190,7 +190,7 @@ def pack_turned(w, taps, panels):
 # The three products
 
 
-@kernel
+@helper
 def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, targets, columns, block):
     """y[targets[q] + y0 ...] = `start` + the windows at places[q] times one panel, for every q.
 
@@ -213,7 +213,7 @@ def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, tar
                     y[y0 + targets[t + i] + l] = block[i * lanes + l]
 
 
-@kernel
+@helper
 def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, targets, spill):
     """The image (padded, from x0 on) times every panel of every group."""
     groups, count, rows, lanes = panels.shape
@@ -278,7 +278,7 @@ def _pixels(count, f):
     return np.arange(count) * f
 
 
-@kernel
+@helper
 def _backward_weights(block, frame, windows, dy, back, f, dw):
     """dw (groups, panels, rows, lanes) += one image's outer products."""
     groups, count, rows, lanes = dw.shape
@@ -298,7 +298,7 @@ def _backward_weights(block, frame, windows, dy, back, f, dw):
                 store_rows(flat, targets, panel, sums)
 
 
-@kernel
+@helper
 def _backward_pixels(block, dy, back, turned, f, dx, dx0, c, spill):
     """One image's dx: for each residue of the stride, rows of dy times the weights of the taps that meet it."""
     groups, count, _, lanes = turned.shape

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result
 
@@ -70,7 +70,7 @@ def leaky_relu_backward(dy, x, slope, out=None):
     return dx
 
 
-@kernel
+@helper
 def _logistic(v):
     return type(v)(0.5) * (type(v)(1) + math.tanh(type(v)(0.5) * v))
 
@@ -223,7 +223,7 @@ def softmax_backward(dy, y, out=None):
     return dx
 
 
-@kernel
+@helper
 def _splitmix64(state):
     z = state * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper
 from minicnn.ops.kernels.lanes import fill, larger, one_row, only_where, store, stream, stream_out, zeros
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result
@@ -24,7 +24,7 @@ def _corner(padding):
     return padding[0][0], padding[1][0]
 
 
-@kernel
+@helper
 def _largest(best, place, x, at, p0, p1, q0, q1, down, right, width):
     """The largest numbers of one window, and where in it they were; the first of equals, NaN above all."""
     best, place = fill(best, -np.inf), fill(place, p0 * width + q0 if p0 < p1 and q0 < q1 else 0)
@@ -213,7 +213,7 @@ def global_max_pool2d(x, out=None):
     """See `reference.global_max_pool2d`: one window as large as the image."""
     n, h, w, c = x.shape
     y_out, where_out = out if out is not None else (None, None)
-    y, where = result(y_out, (n, c), x.dtype), result(where_out, (n, c), np.int32)
+    y, where = result(y_out, (n, c), x.dtype), result(where_out, (n, c), np.uint8 if h * w <= 256 else np.int32)
     shape = n, 1, 1, c
     image = (h, w), (1, 1), (0, 0)
     _max_pool(one_row(c, x.dtype), np.ascontiguousarray(x), *image, y.reshape(shape), where.reshape(shape))

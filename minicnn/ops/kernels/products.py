@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper
 from minicnn.ops.kernels.lanes import Block, best_block, load, multiply_add
 
 
@@ -26,7 +26,7 @@ def weights_block(rows: int, outputs: int, dtype) -> np.dtype:
     return Block(-(-rows // -(-rows // most)), lanes)
 
 
-@kernel
+@helper
 def rows_by_panel(x, places, start, length, panel, at, sums):
     """sums += some rows of a matrix, times a panel of weights that is as wide as a vector.
 
@@ -38,7 +38,7 @@ def rows_by_panel(x, places, start, length, panel, at, sums):
     return sums
 
 
-@kernel
+@helper
 def outer_product(x, x0, x_steps, columns, dy, dy0, dy_steps, shape, sums):
     """sums += some rows of dw, as wide as a vector: over all pixels (i, j) of `shape`, x's numbers times dy's vector.
 

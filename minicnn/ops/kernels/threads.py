@@ -21,7 +21,7 @@ from numba import config, prange, types
 from numba.core import cgutils, targetconfig
 from numba.extending import intrinsic
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper, kernel
 
 # An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
 # wants to run there. Half a millisecond is enough from one kernel to the next; to wake a thread takes a tenth of that.
@@ -119,7 +119,7 @@ def _launch(shared, *args):
     return _one_by_one(entry, packed)
 
 
-@kernel
+@helper
 def share(part, n):
     """One part of the numbers from 0 to n - 1."""
     return range(max(0, part * n // PARTS), (part + 1) * n // PARTS)

@@ -10,19 +10,19 @@ import math
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper, kernel
 from minicnn.ops.kernels.lanes import Block, best_block, fill, fma, sqrt, store, stream, zeros
 from minicnn.ops.kernels.threads import parallel, share
 from minicnn.ops.kernels.workspace import result, scratch
 
 
-@kernel
+@helper
 def _pixel(image, i, j, k):
     inside = 0 <= i < image.shape[0] and 0 <= j < image.shape[1]
     return image[i, j, k] if inside else image.dtype.type(0)
 
 
-@kernel
+@helper
 def _warp(image, m, y):
     h, w, c = y.shape
     number = y.dtype.type
@@ -126,14 +126,14 @@ def sum_of_squares(g):
 # An optimizer's formula is written once, for vectors: wide ones, and for the rest of a part vectors of one number.
 
 
-@kernel
+@helper
 def _vectors(part, n, like):
     """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
     span = share(part, n)
     return span.start, span.stop - (span.stop - span.start) % len(like), span.stop
 
 
-@kernel
+@helper
 def _sgd_range(like, first, last, w, dw, velocity, numbers):
     rate, momentum, nesterov, keep, clip = numbers
     for i in range(first, last, len(like)):
@@ -160,7 +160,7 @@ def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
     _run(_sgd, (w, dw, velocity), numbers)
 
 
-@kernel
+@helper
 def _rmsprop_range(like, first, last, w, dw, square, numbers):
     rate, rho, fresh, epsilon, keep, clip = numbers
     for i in range(first, last, len(like)):
@@ -184,7 +184,7 @@ def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
     _run(_rmsprop, (w, dw, square), tuple(map(w.dtype.type, numbers)))
 
 
-@kernel
+@helper
 def _adam_range(like, first, last, w, dw, mean, square, numbers):
     beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep, clip = numbers
     for i in range(first, last, len(like)):

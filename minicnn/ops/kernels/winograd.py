@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_thread_id
 
-from minicnn.ops.kernels.compiling import kernel
+from minicnn.ops.kernels.compiling import helper, kernel
 from minicnn.ops.kernels.lanes import (
     Block,
     apart,
@@ -83,7 +83,7 @@ def weight_transform(r: int, dtype) -> np.ndarray:
 # One-dimensional transforms, of six vectors or four
 
 
-@kernel
+@helper
 def pixels_to_points(d):
     """B^T d: row i is the product of (x - p) over the other points p, in powers of x."""
     d0, d1, d2, d3, d4, d5 = d
@@ -93,7 +93,7 @@ def pixels_to_points(d):
     return first, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, last
 
 
-@kernel
+@helper
 def points_to_pixels(v):
     """B v, the transpose of pixels_to_points."""
     v0, v1, v2, v3, v4, v5 = v
@@ -103,7 +103,7 @@ def points_to_pixels(v):
     return PQ * v0, d1, d2, fma(-P2 - Q2, v5, odd_p + odd_q), v0 + even_p + even_q, v5
 
 
-@kernel
+@helper
 def points_to_outputs(m, size):
     """A^T m: a sum of the points' powers. For tiles of two the last two of the four mean nothing."""
     m0, m1, m2, m3, m4, m5 = m
@@ -114,7 +114,7 @@ def points_to_outputs(m, size):
     return m0 + even_p + even_q, y1, fma(P2, even_p, Q2 * even_q), fma(P2, odd_p, fma(Q2, odd_q, m5))
 
 
-@kernel
+@helper
 def outputs_to_points(y, size):
     """A y, the transpose of points_to_outputs."""
     y0, y1, y2, y3 = y
@@ -130,19 +130,19 @@ def outputs_to_points(y, size):
 # Two-dimensional transforms of one tile, a vector of channels at a time. `window` is scratch of 6 x 6 vectors
 
 
-@kernel
+@helper
 def six(step):
     """Six places a step apart."""
     return 0, step, 2 * step, 3 * step, 4 * step, 5 * step
 
 
-@kernel
+@helper
 def four(step):
     """Four places a step apart."""
     return 0, step, 2 * step, 3 * step
 
 
-@kernel
+@helper
 def read(like, image, start, shape, row, column, size, window):
     """The size x size pixels from (row, column) on, 0 where they are not in the image."""
     h, w, c = shape
@@ -156,7 +156,7 @@ def read(like, image, start, shape, row, column, size, window):
             store(window, (i * POINTS + j) * n, v)
 
 
-@kernel
+@helper
 def transform_pixels(like, window, v, v0, step):
     """v = B^T d B, written a step apart for each of the 36."""
     n = len(like)
@@ -166,7 +166,7 @@ def transform_pixels(like, window, v, v0, step):
         store_rows(v, six(6 * step), v0 + j * step, pixels_to_points(load_rows(like, window, six(6 * n), j * n)))
 
 
-@kernel
+@helper
 def transform_outputs(like, m, m0, step, size, window):
     """y = A^T m A, into the corner of the window."""
     n = len(like)
@@ -178,7 +178,7 @@ def transform_outputs(like, m, m0, step, size, window):
         store_rows(window, four(6 * n), j * n, points_to_outputs(columns, size))
 
 
-@kernel
+@helper
 def transform_dy(like, window, size, dm, dm0, step):
     """dm = A dy A^T, of the corner of the window; its other pixels are 0 or anything where size is 2."""
     n = len(like)
@@ -190,7 +190,7 @@ def transform_dy(like, window, size, dm, dm0, step):
         store_rows(dm, six(6 * step), dm0 + j * step, outputs_to_points(columns, size))
 
 
-@kernel
+@helper
 def transform_dv(like, dv, dv0, step, window):
     """dd = B dv B^T, into the window."""
     n = len(like)
@@ -255,7 +255,7 @@ def _transform_du(part, block, g, partial, dw):
 # The convolution
 
 
-@kernel
+@helper
 def place(tile, tiles):
     """The image a tile belongs to, and its first output's row and column."""
     image, rest = tile // (tiles.rows * tiles.columns), tile % (tiles.rows * tiles.columns)
@@ -268,7 +268,7 @@ def span(tiles, depth):
     return tiles.group * depth + 16
 
 
-@kernel
+@helper
 def gather_pixels(like, x, shape, tiles, first, count, v, window):
     """v (36, group, c) of the tiles from `first` on."""
     h, w, c = shape
@@ -279,7 +279,7 @@ def gather_pixels(like, x, shape, tiles, first, count, v, window):
             transform_pixels(like, window, v, t * c + k, span(tiles, c))
 
 
-@kernel
+@helper
 def region(array, shape, tiles, first, count, channel, width):
     """About where the pixels of some tiles lie, `width` channels of each from `channel` on: what `fetch` takes."""
     h, w, c = shape
@@ -287,7 +287,7 @@ def region(array, shape, tiles, first, count, channel, width):
     return array, first * h * w // per * c + channel, count * h * w // per, c, width
 
 
-@kernel
+@helper
 def fetch(region, part):
     """Ask for a 36th of a region's cache lines, so that they arrive while the processor multiplies."""
     array, start, pixels, step, width = region
@@ -296,7 +296,7 @@ def fetch(region, part):
             prefetch(array, start + i * step + k)
 
 
-@kernel
+@helper
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
     """m (36, group, lanes) = a (36, group, depth) times the panel of u at u0, for each of the 36."""
     start = zeros(a, block)
@@ -310,7 +310,7 @@ def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
             store_rows(m, apart(lanes, t, count, start), point * span(tiles, lanes), sums)
 
 
-@kernel
+@helper
 def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count, window):
     """A vector of channels of y from the tiles' m (36, group, lanes)."""
     oh, ow, f = shape
@@ -327,7 +327,7 @@ def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count,
                 store(y, ((image * oh + row + i) * ow + column + j) * f + channel, v)
 
 
-@kernel
+@helper
 def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
     """dm (36, group, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
     oh, ow, f = shape
@@ -350,7 +350,7 @@ def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
             transform_dy(like, window, tiles.size, dm, t * f + k, span(tiles, f))
 
 
-@kernel
+@helper
 def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy_region, y_region):
     """du (36, c, f) += v^T dm, for each of the 36; = where it is `fresh`."""
     like = zeros(v, block)
@@ -371,7 +371,7 @@ def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy
                 store_rows(du, targets, at, sums)
 
 
-@kernel
+@helper
 def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
     """Add the tiles' dv (36, group, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
     h, w, c = shape
