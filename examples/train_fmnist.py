@@ -5,8 +5,8 @@
     python examples/train_fmnist.py --train-csv fashion-mnist_train.csv --test-csv fashion-mnist_test.csv
 
 A run leaves in runs/<time>/: metrics.json, history.csv, model.npz and the pictures curves.png, errors.png, confusion.png,
-augmentation.png and filters.png. The test images are scored once, after the last epoch; what is watched during training is
-a part of the training images that is held out.
+mistakes.png, reliability.png, augmentation.png and filters.png. The test images are scored once, after the last epoch;
+what is watched during training is a part of the training images that is held out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 import minicnn
 from minicnn import losses, metrics, ops, plots
 from minicnn.callbacks import CSVLogger
-from minicnn.data import load_fashion_mnist, split
+from minicnn.data import load_fashion_mnist, repeated, split
 from minicnn.files import replacing
 from minicnn.recipes import RECIPES
 
@@ -33,6 +35,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--optimizer", help="instead of the recipe's own: " + _optimizers())
     parser.add_argument("--epochs", type=_whole(1), help="instead of the recipe's own")
     parser.add_argument("--batch-size", type=_whole(1), help="instead of the recipe's own")
+    parser.add_argument(
+        "--validation", type=_share, help="share of the training images to hold out, instead of the recipe's"
+    )
     parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
     parser.add_argument("--train-csv", help="Kaggle's fashion-mnist_train.csv")
     parser.add_argument("--test-csv", help="Kaggle's fashion-mnist_test.csv")
@@ -59,6 +64,16 @@ def _whole(least: int) -> Callable[[str], int]:
     return number
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a number from 0 to less than 1")
+    return share
+
+
 def main(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     minicnn.use_backend(options.backend)
@@ -69,34 +84,27 @@ def main(options: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not stand beside this one's history
     recipe = RECIPES[options.recipe]
-    train, validation = split(data.train_images, data.train_labels, recipe.validation, options.seed)
+    train, validation = (data.train_images, data.train_labels), None
+    share = recipe.validation if options.validation is None else options.validation
+    if share:
+        train, validation = split(*train, share, options.seed)
 
     model = recipe.model(options.seed)
     model.summary()
-    history = recipe.fit(
-        model,
-        train,
-        validation,
-        options.epochs,
-        options.batch_size,
-        options.optimizer,
-        options.seed,
-        [CSVLogger(out / "history.csv")],
-    )
+    chosen = options.epochs, options.batch_size, options.optimizer, options.seed
+    history = recipe.fit(model, train, validation, *chosen, [CSVLogger(out / "history.csv")])
     model.save(out / "model.npz")
 
-    # plain cross-entropy, without the label smoothing that the losses of training and validation may have
-    logits = model.outputs(data.test_images)
-    test_loss, _ = losses.CrossEntropy()(logits, data.test_labels)
-    probabilities = ops.softmax(logits)
-    predicted = logits.argmax(axis=1)
-    test_accuracy = metrics.accuracy(data.test_labels, predicted)
     results = {
         "dataset": {
             "name": data.name,
             "source": data.source,
             "is_sample": data.is_sample,
-            "images": {"train": len(train[0]), "validation": len(validation[0]), "test": len(data.test_images)},
+            "images": {
+                "train": len(train[0]),
+                "validation": len(validation[0]) if validation else 0,
+                "test": len(data.test_images),
+            },
         },
         "recipe": options.recipe,
         "optimizer": options.optimizer or next(iter(recipe.optimizers)),
@@ -105,35 +113,65 @@ def main(options: argparse.Namespace) -> None:
         "parameters": model.parameter_count,
         "macs": model.macs,
         "train_accuracy": history["accuracy"][-1],
-        "validation_accuracy": history["val_accuracy"][-1],
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
-        "per_class": metrics.per_class(data.test_labels, predicted, data.class_names),
+        "validation_accuracy": history["val_accuracy"][-1] if validation else None,
+    }
+    probabilities = score(model, data, results)
+    draw(out, data, recipe, model, history, probabilities, options.seed)
+    results |= {
         "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
+        "total_seconds": time.perf_counter() - start,
         "backend": options.backend,
         "threads": minicnn.get_threads(),
         "minicnn": minicnn.__version__,
     }
-    draw(out, data, recipe, model, history, probabilities, options.seed)
-    results["total_seconds"] = time.perf_counter() - start
     with replacing(out / "metrics.json") as file:
         file.write(json.dumps(results, indent=2).encode())
+    tell(results, data, probabilities)
+    print(f"results and pictures: {out}")
+
+
+def score(model, data, results: dict) -> np.ndarray:
+    """Score the test images, once, and write the figures down; returns their probabilities."""
+    logits = model.outputs(data.test_images)
+    # plain cross-entropy, without the label smoothing that the losses of training and validation may have
+    results["test_loss"], _ = losses.CrossEntropy()(logits, data.test_labels)
+    probabilities, labels = ops.softmax(logits), data.test_labels
+    predicted = logits.argmax(axis=1)
+    results["test_accuracy"] = metrics.accuracy(labels, predicted)
+    flipped = model.outputs(data.test_images, tta="flip").argmax(axis=1)
+    results["test_accuracy_tta"] = metrics.accuracy(labels, flipped)
+    new = ~repeated(data.test_images, among=data.train_images)
+    results["test_duplicates_of_training"] = int((~new).sum())
+    results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new])
+    results["calibration_error"] = metrics.calibration(labels, probabilities).error
+    results["per_class"] = metrics.per_class(labels, predicted, data.class_names)
+    return probabilities
+
+
+def tell(results: dict, data, probabilities) -> None:
+    """The result in a few lines, and where the errors are."""
+    matrix = metrics.confusion_matrix(data.test_labels, probabilities.argmax(axis=1), len(data.class_names))
+    worst = [f"{data.class_names[i]} called {data.class_names[j]} ({k})" for i, j, k in metrics.confusions(matrix, 4)]
     print(
-        f"\n{data.name}: test accuracy {test_accuracy:.2%}, loss {test_loss:.4f}, "
-        f"{results['total_seconds']:.0f} seconds in all\nresults and pictures: {out}"
+        f"\n{data.name}: test accuracy {results['test_accuracy']:.2%} ({results['test_accuracy_tta']:.2%} averaged with "
+        f"mirrored images), loss {results['test_loss']:.4f}, {results['total_seconds']:.0f} seconds in all"
     )
+    if worst:
+        print(f"most frequent errors: {', '.join(worst)}")
     if data.is_sample:
         print("THE SCORE IS THAT OF A SMALL SAMPLE, not of Fashion-MNIST.")
 
 
 def draw(out, data, recipe, model, history, probabilities, seed) -> None:
-    """The five pictures."""
+    """The seven pictures."""
     note = f"{data.name}: not the data set's score" if data.is_sample else ""
     names, labels = data.class_names, data.test_labels
     plots.curves(history, out / "curves.png", note=note)
     plots.errors(data.test_images, labels, probabilities, names, out / "errors.png", note=note)
     matrix = metrics.confusion_matrix(labels, probabilities.argmax(axis=1), len(names))
     plots.confusion(matrix, names, out / "confusion.png", note=note)
+    plots.mistakes(matrix, names, out / "mistakes.png", note=note)
+    plots.reliability(labels, probabilities, out / "reliability.png", note=note)
     originals = data.train_images[:6]
     preview = recipe.augment.preview(originals, seed=seed)
     plots.augmentation_grid(originals, preview, out / "augmentation.png", note=note)

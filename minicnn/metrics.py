@@ -7,6 +7,7 @@ is i, its column j those for which the model said j. The diagonal holds what was
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,6 +65,44 @@ def per_class(
         }
         for i, name in enumerate(names)
     }
+
+
+class Calibration(NamedTuple):
+    """How sure the model was, and how often it was right: an entry for each bin of confidence, and the error of all."""
+
+    confidence: np.ndarray  # the mean of the bin's confidences, 0 where it is empty
+    accuracy: np.ndarray  # the share of its images that were right, 0 where it is empty
+    count: np.ndarray  # how many images it has
+    error: float
+
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> Calibration:
+    """Whether a model that says 80% is right in 80 of 100 cases.
+
+    An image's confidence is its highest probability; the bins cut 0 .. 1 into equal parts. The expected calibration error
+    is the distance of confidence and accuracy, averaged over the bins by their counts (Naeini, Cooper and Hauskrecht, 2015;
+    Guo et al., 2017). `probabilities` is (n, classes), `labels` (n,); what does not fit is a DataError.
+    """
+    probabilities = np.asarray(probabilities, dtype=float)
+    if probabilities.ndim != 2 or not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
+        raise DataError(f"probabilities: expected (n, classes) from 0 to 1, got shape {probabilities.shape}")
+    labels, predicted = check_labels(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    sure = probabilities.max(axis=1)
+    bin_ = np.minimum((sure * bins).astype(int), bins - 1)
+    count = np.bincount(bin_, minlength=bins)
+    confidence = ratio(np.bincount(bin_, sure, bins), count)
+    right = ratio(np.bincount(bin_, labels == predicted, bins), count)
+    error = float(np.sum(count * np.abs(confidence - right)) / len(labels))
+    return Calibration(confidence, right, count, error)
+
+
+def confusions(matrix: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:
+    """The `count` most frequent mistakes of a confusion matrix: (true class, class that was said, how often)."""
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    return [
+        (int(i), int(j), int(wrong[i, j])) for i, j in zip(*np.divmod(order, len(matrix)), strict=True) if wrong[i, j]
+    ]
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minicnn.errors import DataError
 from minicnn.files import replacing
-from minicnn.metrics import check_labels, ratio
+from minicnn.metrics import calibration, check_labels, confusions, ratio
 
 BLUE, VERMILION, AMBER, GREY = "#0072B2", "#D55E00", "#E69F00", "#8A8A8A"
 TITLE, TEXT, SMALL = 13, 10, 8  # font sizes in points
@@ -126,12 +126,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path |
     have a colour scale each: on a common one the diagonal would leave every mistake equally pale. Beyond 34
     classes the cells have no room for counts.
     """
-    matrix = _checked("matrix", matrix, "(classes, classes)")
-    classes = len(class_names)
-    if matrix.shape != (classes, classes):
-        raise DataError(f"matrix: expected shape {(classes, classes)} for {classes} class names, got {matrix.shape}")
-    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
-        raise DataError(f"matrix: expected counts of 0 or more, got {matrix.dtype} down to {matrix.min()}")
+    matrix, classes = _checked_matrix(matrix, class_names), len(class_names)
     share = ratio(matrix, matrix.sum(axis=1, keepdims=True))
     right = np.eye(classes, dtype=bool)
     wrong_scale = ScalarMappable(Normalize(0, share[~right].max(initial=0) or 1), "Oranges")
@@ -163,6 +158,60 @@ def _print_counts(axes: Axes, matrix: np.ndarray, share: np.ndarray, colours: np
         text = f"{matrix[i, j]:,}" + (f"\n{share[i, j]:.0%}" if i == j else "")
         colour = "white" if dark[i, j] else "black" if matrix[i, j] else GREY
         axes.text(j, i, text, color=colour, size=size, ha="center", va="center")
+
+
+def mistakes(matrix: np.ndarray, class_names: Sequence[str], path: str | Path | None = None, note: str = "") -> Figure:
+    """Where the remaining errors are: each class' recall, the worst first (left), and which are taken for which (right).
+
+    `matrix` is a confusion matrix (classes, classes), rows the truth.
+    """
+    matrix, names = _checked_matrix(matrix, class_names), [_name(name) for name in class_names]
+    recall, pairs = ratio(np.diagonal(matrix), matrix.sum(axis=1)), confusions(matrix)
+    errors = int(matrix.sum() - np.trace(matrix))
+    figure = _figure(11, 0.32 * max(len(names), 10) + 0.7, f"Where the {errors:,} errors are", note)
+    left, right = figure.subplots(1, 2)
+    order = np.argsort(recall, kind="stable")
+    bars = left.barh([names[i] for i in order], recall[order], color=BLUE)
+    left.bar_label(bars, [f"{recall[i]:.1%}" for i in order], padding=3, fontsize=SMALL)
+    left.set_xlabel("recall: share of the class that was recognised", size=TEXT)
+    left.set_xlim(0, 1.12)
+    left.xaxis.set_major_formatter(PercentFormatter(1.0))
+    bars = right.barh([f"{names[i]} called {names[j]}" for i, j, _ in pairs], [k for *_, k in pairs], color=VERMILION)
+    right.bar_label(bars, [f"{k:,}: {k / errors:.0%} of all" for *_, k in pairs], padding=3, fontsize=SMALL)
+    right.set_xlabel("images", size=TEXT)
+    right.margins(x=0.25)
+    for axes in (left, right):
+        axes.invert_yaxis()
+        axes.tick_params(labelsize=SMALL)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _finish(figure, path)
+
+
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, path: str | Path | None = None, bins: int = 15, note: str = ""
+) -> Figure:
+    """Whether the model's probabilities can be believed: its accuracy (bars) at each confidence, and how many images there.
+
+    labels (n,), probabilities (n, classes). Bars below the diagonal mean too sure, above it not sure enough.
+    """
+    found = calibration(labels, probabilities, bins)
+    figure = _figure(5, 5.2, f"Expected calibration error {found.error:.2%}", note)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.arange(bins) / bins
+    upper.bar(edges, found.accuracy, 1 / bins, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    upper.plot([0, 1], [0, 1], "--", color=GREY, label="confidence = accuracy")
+    seen = found.count > 0
+    upper.plot(found.confidence[seen], found.accuracy[seen], "o", color=VERMILION, markersize=4, label="mean of a bin")
+    lower.bar(edges, found.count, 1 / bins, align="edge", color=AMBER, edgecolor="white")
+    lower.set_yscale("log")
+    upper.set_ylabel("share that was right", size=TEXT)
+    lower.set_ylabel("images", size=TEXT)
+    lower.set_xlabel("confidence: the highest probability", size=TEXT)
+    for axes in (upper, lower):
+        axes.tick_params(labelsize=SMALL)
+        axes.spines[["top", "right"]].set_visible(False)
+    upper.legend(fontsize=SMALL, frameon=False, loc="upper left")
+    return _finish(figure, path)
 
 
 def augmentation_grid(
@@ -340,6 +389,15 @@ def _checked(name: str, values: np.ndarray, shape: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise DataError(f"{name}: expected finite numbers, got NaN or infinity")
     return values
+
+
+def _checked_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    matrix, classes = _checked("matrix", matrix, "(classes, classes)"), len(class_names)
+    if matrix.shape != (classes, classes):
+        raise DataError(f"matrix: expected shape {(classes, classes)} for {classes} class names, got {matrix.shape}")
+    if not np.issubdtype(matrix.dtype, np.integer) or (matrix < 0).any():
+        raise DataError(f"matrix: expected counts of 0 or more, got {matrix.dtype} down to {matrix.min()}")
+    return matrix
 
 
 def _name(name: str) -> str:

@@ -22,6 +22,7 @@ from minicnn.data import (
     load_idx,
     load_idx_images,
     load_idx_labels,
+    repeated,
     save_csv,
     save_idx,
     split,
@@ -527,3 +528,11 @@ def test_command_line_without_a_command_shows_its_usage(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([])
     assert caught.value.code == 2 and "usage: python -m minicnn.data" in capsys.readouterr().err
+
+
+def test_repeated_finds_the_images_that_are_among_others_pixel_by_pixel():
+    rng = np.random.default_rng(0)
+    among = rng.integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
+    images = np.concatenate([among[2:4], among[:1] ^ 1, among[5:]])
+    assert repeated(images, among).tolist() == [True, True, False, True]
+    assert repeated(images[::-1], among[::-1]).tolist() == [True, False, True, True]

@@ -22,7 +22,15 @@ from minicnn.recipes import RECIPES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TRAIN = EXAMPLES / "train_fmnist.py"
-PICTURES = ["augmentation.png", "confusion.png", "curves.png", "errors.png", "filters.png"]
+PICTURES = [
+    "augmentation.png",
+    "confusion.png",
+    "curves.png",
+    "errors.png",
+    "filters.png",
+    "mistakes.png",
+    "reliability.png",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicnn.errors import DataError
-from minicnn.metrics import accuracy, confusion_matrix, per_class
+from minicnn.metrics import accuracy, calibration, confusion_matrix, confusions, per_class
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
 
@@ -83,3 +83,40 @@ def test_labels_beyond_the_classes_are_refused():
 def test_a_class_name_given_twice_is_refused():
     with pytest.raises(DataError, match="each name once"):
         per_class([0], [1], ["bag", "bag"])
+
+
+def test_calibration_of_a_model_that_is_right_as_often_as_it_says_is_zero():
+    labels = np.array([0] * 8 + [1] * 2)
+    found = calibration(labels, np.tile([0.8, 0.2], (10, 1)), bins=5)
+    assert found.error == pytest.approx(0)
+    assert found.count.tolist() == [0, 0, 0, 0, 10] and found.accuracy[4] == pytest.approx(0.8)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1)), min_size=1, max_size=40
+    )
+)
+def test_calibration_agrees_with_the_definition(drawn):
+    labels = np.array([label for label, *_ in drawn])
+    probabilities = np.array([numbers for _, *numbers in drawn])
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    bins, expected = {}, 0.0
+    for label, row in zip(labels, probabilities, strict=True):
+        bins.setdefault(min(int(row.max() * 7), 6), []).append((row.max(), row.argmax() == label))
+    for members in bins.values():
+        sure, right = np.mean(members, axis=0)
+        expected += abs(sure - right) * len(members) / len(labels)
+    assert calibration(labels, probabilities, bins=7).error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("probabilities", [[0.5, 0.5], [[1.5, -0.5]], [[np.nan, 1.0]]])
+def test_calibration_refuses_what_are_not_probabilities(probabilities):
+    with pytest.raises(DataError, match="probabilities: expected"):
+        calibration([0], probabilities)
+
+
+def test_confusions_come_most_frequent_first_and_leave_out_what_never_happened():
+    matrix = np.array([[5, 2, 0], [7, 1, 2], [0, 0, 9]])
+    assert confusions(matrix) == [(1, 0, 7), (0, 1, 2), (1, 2, 2)]
+    assert confusions(matrix, 1) == [(1, 0, 7)]

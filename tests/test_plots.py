@@ -36,6 +36,8 @@ CALLS = {
     "curves": (plots.curves, [HISTORY]),
     "errors": (plots.errors, [IMAGES, LABELS, PROBABILITIES, NAMES]),
     "confusion": (plots.confusion, [MATRIX, NAMES]),
+    "mistakes": (plots.mistakes, [MATRIX, NAMES]),
+    "reliability": (plots.reliability, [LABELS, PROBABILITIES]),
     "augmentation_grid": (plots.augmentation_grid, [IMAGES[:2], np.stack([IMAGES[:3], IMAGES[2:]])]),
     "filters": (plots.filters, [rng.normal(size=(5, 5, 1, 6))]),
     "feature_maps": (plots.feature_maps, [IMAGES[0], MAPS]),
@@ -205,6 +207,29 @@ def test_confusion_takes_an_empty_row_one_class_and_many_classes():
     assert "7\n100%" in words(plots.confusion(np.array([[7]]), NAMES[:1]))
     wide = plots.confusion(np.eye(50, dtype=int), [str(i) for i in range(50)])
     assert len(wide.axes[0].texts) == 0 and max(wide.get_size_inches()) < 16
+
+
+def test_mistakes_sort_classes_by_recall_and_name_the_most_frequent_confusions():
+    figure = plots.mistakes(MATRIX, NAMES)
+    figure.canvas.draw()  # which writes the ticks
+    text = words(figure)
+    recalls = [word for word in text if word.endswith("%") and "." in word]
+    assert recalls[:3] == ["90.0%", "99.7%", "100.0%"]
+    assert "T-shirt/top called Ankle boot" in text and "96: 87% of all" in text
+    assert any("110 errors" in word for word in text)
+
+
+def test_mistakes_can_be_drawn_when_there_are_none():
+    assert "Where the 0 errors are" in words(plots.mistakes(np.diag([5, 5, 5]), NAMES))
+
+
+def test_reliability_draws_each_bin_as_high_as_its_share_of_right_answers():
+    labels, sure = np.array([0, 0, 1, 1]), np.array([0.95, 0.95, 0.95, 0.55])
+    probabilities = np.stack([sure, 1 - sure], axis=1)
+    figure = plots.reliability(labels, probabilities, bins=10)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights == pytest.approx([0] * 9 + [2 / 3])
+    assert "Expected calibration error 35.00%" in words(figure)
 
 
 def test_augmentation_grid_has_an_original_and_its_copies_in_each_row():

@@ -4,7 +4,7 @@ from minicnn.data.augmentation import Augment
 from minicnn.data.csv_files import load_csv, save_csv
 from minicnn.data.fashion_mnist import CLASS_NAMES, Dataset, load_fashion_mnist
 from minicnn.data.idx import load_idx, load_idx_images, load_idx_labels, save_idx
-from minicnn.data.split import split
+from minicnn.data.split import repeated, split
 
 __all__ = [
     "CLASS_NAMES",
@@ -15,6 +15,7 @@ __all__ = [
     "load_idx",
     "load_idx_images",
     "load_idx_labels",
+    "repeated",
     "save_csv",
     "save_idx",
     "split",
