@@ -4,7 +4,6 @@ The public names. To read how it works, begin with minicnn/ops/reference.py.
 """
 
 from minicnn import callbacks, data, initializers, losses, metrics, optimizers, schedules
-from minicnn.checkpoint import load
 from minicnn.data import Augment, load_fashion_mnist
 from minicnn.gradcheck import gradcheck
 from minicnn.layers import (
@@ -29,6 +28,7 @@ from minicnn.layers import (
     Tanh,
 )
 from minicnn.model import Sequential
+from minicnn.model_files import load
 from minicnn.ops import get_threads, set_threads, use_backend
 
 __version__ = "0.1.0"

@@ -51,6 +51,17 @@ class Sequential:
         seed: int = 0,
         dtype: str = "float32",
     ):
+        self._declare(layers, input_shape, seed, dtype)
+        self.parameters.allocate(generator("weights", self.seed))
+
+    @classmethod
+    def declared(cls, layers, input_shape, seed=0, dtype="float32") -> Sequential:
+        """A model whose arrays have names and shapes, but no memory yet: see `Parameters.allocate`."""
+        model = cls.__new__(cls)
+        model._declare(layers, input_shape, seed, dtype)
+        return model
+
+    def _declare(self, layers, input_shape, seed, dtype) -> None:
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
         self.layers, self.input_shape = list(layers), tuple(input_shape)
@@ -90,7 +101,6 @@ class Sequential:
             layer.needs_dx, layer.turns = i != self.first, self.turns
         if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_states):
             raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
-        self.parameters.allocate(generator("weights", self.seed))
 
     def all_layers(self) -> list[Layer]:
         """Every layer, those inside residual blocks too."""
@@ -280,9 +290,15 @@ class Sequential:
 
     def save(self, path) -> None:
         """Write the model to an .npz file that `minicnn.load` reads; the name is replaced in one step."""
-        from minicnn.checkpoint import save_model
+        from minicnn.model_files import save_model
 
         save_model(self, path)
+
+    def load_weights(self, path) -> None:
+        """Take the weights of a saved model with the same arrays; where anything differs, an error lists it all."""
+        from minicnn.model_files import load_weights
+
+        load_weights(self, path)
 
     @property
     def parameter_count(self) -> int:

@@ -58,13 +58,16 @@ class Parameters:
         self.all_states.append(state)
         return state
 
-    def allocate(self, rng: np.random.Generator) -> None:
-        """Make the vectors, hand out the views, and draw the first values in the order the arrays were asked for."""
+    def allocate(self, rng: np.random.Generator | None) -> None:
+        """Make the vectors, hand out the views, and draw the first values in the order the arrays were asked for.
+
+        Without an rng all learnt values stay 0, for arrays that will be read from a file.
+        """
         size = sum(math.prod(p.shape) for p in self.parameters)
         self.values, self.grads = zeros(size, self.dtype), zeros(size, self.dtype)
         self.states = np.zeros(sum(math.prod(s.shape) for s in self.all_states), self.dtype)
         self.make_views()
-        for p in self.parameters:
+        for p in self.parameters if rng else ():
             p.value[...] = p.initialize(p.shape, rng)
         for s in self.all_states:
             s.value[...] = s.fill

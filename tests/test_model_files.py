@@ -198,10 +198,9 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     kept = path.read_bytes()
 
     def full(*args, **kwargs):
-        args[0].write(b"half a file")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space left"):
         everything().save(path)
     assert path.read_bytes() == kept
@@ -230,7 +229,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
     np.savez(tmp_path / "inside.npz", config=np.array([Evil()], object))
     weight = dense(tmp_path / "weight.npz", w=np.array([Evil()], object))
     for path in (tmp_path / "bare.npz", tmp_path / "inside.npz", weight):
-        with pytest.raises(ModelFileError, match=r"\.npz: not a model file of minicnn"):
+        with pytest.raises(ModelFileError, match=r"\.npz: (not a model file of minicnn|arrays do not fit)"):
             minicnn.load(path)
     assert not (tmp_path / "evil").exists()
 
@@ -238,11 +237,17 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"w": None}, "arrays do not fit the layers: dense_1/w$"),
-        ({"extra": np.zeros(2)}, "arrays do not fit the layers: dense_1/extra$"),
-        ({"w": np.zeros((3, 4), np.float32)}, "arrays do not fit the layers: dense_1/w$"),
-        ({"w": np.zeros((4, 3))}, "arrays do not fit the layers: dense_1/w$"),
-        ({"w": np.zeros((4, 3), ">f4"), "b": None}, "arrays do not fit the layers: dense_1/b, dense_1/w$"),
+        ({"w": None}, "arrays do not fit the layers: dense_1/w is missing$"),
+        ({"extra": np.zeros(2)}, "arrays do not fit the layers: 'dense_1/extra' is not of the layers$"),
+        (
+            {"w": np.zeros((3, 4), np.float32)},
+            r"arrays do not fit the layers: dense_1/w is float32 \(3, 4\), expected float32 \(4, 3\)$",
+        ),
+        ({"w": np.zeros((4, 3))}, r"arrays do not fit .*: dense_1/w is float64 \(4, 3\), expected float32 \(4, 3\)$"),
+        (
+            {"w": np.zeros((4, 3), ">f4"), "b": None},
+            r"arrays do not fit the layers: dense_1/b is missing; dense_1/w is >f4 \(4, 3\), expected float32 \(4, 3\)$",
+        ),
         ({"format": 2}, "got format 2, expected 1"),
         ({"format": None}, "got format None, expected 1"),
         ({"layers": [{"class": "Explode"}]}, "layer 'Explode' is not known"),
@@ -250,7 +255,10 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
         ({"layers": [{"class": "Dense"}]}, "not a model file of minicnn .*units"),
         ({"layers": [{"class": "Dense", "units": -1}]}, "not a model file of minicnn .*units: got -1"),
         ({"layers": [{"class": "Dense", "units": 3, "more": 1}]}, "not a model file of minicnn .*more"),
-        ({"layers": [{"class": "Dense", "units": 10**15}]}, "not a model file of minicnn"),
+        (
+            {"layers": [{"class": "Dense", "units": 10**15}]},
+            r"arrays do not fit .* expected float32 \(4, 1000000000000000\)$",
+        ),
         ({"layers": [{"units": 3}]}, "not a model file of minicnn .*class"),
         ({"layers": []}, "not a model file of minicnn"),
         ({"layers": 3}, "not a model file of minicnn"),
@@ -309,7 +317,7 @@ HUGE = npy(np.zeros(3, np.uint8)).replace(b"(3,), }" + 12 * b" ", b"(3" + 12 * b
 def test_what_is_no_model_is_refused(tmp_path, content):
     path = tmp_path / "model.npz"
     path.write_bytes(content)
-    with pytest.raises(ModelFileError, match=r"model\.npz: not a model file of minicnn") as caught:
+    with pytest.raises(ModelFileError, match=r"model\.npz: (not a model file of minicnn|got format None)") as caught:
         minicnn.load(path)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -324,13 +332,14 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path):
             minicnn.load(path)
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_damaged_byte_never_passes_unseen(tmp_path, save):
+@pytest.mark.parametrize("by_numpy", [False, True])
+def test_a_damaged_byte_never_passes_unseen(tmp_path, by_numpy):
     path = tmp_path / "model.npz"
     Sequential([Dense(3)], (4,)).save(path)
     with np.load(path) as archive:
         arrays = dict(archive)
-    save(path, **arrays)
+    if by_numpy:
+        np.savez(path, **arrays)
     assert minicnn.load(path).layers[0].units == 3
     content = path.read_bytes()
     right = arrays["dense_1/w"]
@@ -341,6 +350,15 @@ def test_a_damaged_byte_never_passes_unseen(tmp_path, save):
         except ModelFileError:
             continue
         np.testing.assert_array_equal(model.layers[0].w.value, right)  # a byte that means nothing, such as a date
+
+
+def test_a_compressed_file_is_refused_because_nobody_knows_how_large_it_is(tmp_path):
+    path = tmp_path / "model.npz"
+    Sequential([Dense(3)], (4,)).save(path)
+    with np.load(path) as archive:
+        np.savez_compressed(path, **archive)
+    with pytest.raises(ModelFileError, match="'config': is compressed, expected it to be stored as it is"):
+        minicnn.load(path)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):

@@ -1,0 +1,166 @@
+"""The file that models and checkpoints are stored in: named arrays, and a description.
+
+It is an .npz file, which `numpy.load` reads too: a zip of .npy files, one for each array, not compressed. The member
+`config` is the description, as JSON. The zip's comment is the SHA-256 of everything before it.
+
+A file may come from anywhere. So nothing is read before it is known how large it may be: first the list of members, then
+the description, then each array's header, which must be what the reader expects, and only then the numbers. An array's
+length is bounded by the file's, for nothing is compressed; and there is no pickle, so nothing can name code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from minicnn.errors import ModelFileError
+from minicnn.files import replacing
+
+MOST_MEMBERS = 10_000
+MOST_CONFIG = 1_000_000  # bytes
+DIGEST = 64  # characters
+END, END64 = b"PK\5\6", b"PK\6\7"  # the zip format's marks of the end of the list of members (APPNOTE.TXT, 4.3)
+
+
+def write(path: str | os.PathLike, config: dict, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an archive; `path` holds the whole of it or what was there before."""
+    text = json.dumps(config, default=np.generic.item).encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in {"config": np.frombuffer(text, np.uint8), **arrays}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        archive.comment = b"0" * DIGEST
+    content = buffer.getvalue()[:-DIGEST]
+    with replacing(path) as file:
+        file.write(content + hashlib.sha256(content).hexdigest().encode())
+
+
+@contextmanager
+def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
+    """Yields the archive at `path`; whatever goes wrong is a ModelFileError of one line, `what` being what was expected."""
+    try:
+        with open(path, "rb") as file:
+            yield Archive(file)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file") from None
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    except Exception as error:  # there is hardly one that a broken file cannot make zip, NumPy or JSON raise
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ModelFileError(f"{path}: not {what} of minicnn ({why[:200]})") from error
+
+
+class Archive:
+    """An open archive: `config`, the names of its arrays, and, once their headers were checked, their numbers."""
+
+    def __init__(self, file: io.BufferedReader):
+        self.file = file
+        _check_end(file)
+        self.zip = zipfile.ZipFile(file)
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        for member in self.zip.infolist():
+            name = member.filename.removesuffix(".npy")
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise ValueError(f"{_short(name)}: is compressed, expected it to be stored as it is")
+            if name in self.members:
+                raise ValueError(f"{_short(name)}: stands in the file twice")
+            self.members[name] = member
+        if "config" not in self.members:
+            raise ValueError("config: missing")
+        size = self.members["config"].file_size
+        if size > MOST_CONFIG:
+            raise ValueError(f"config: {size:,} bytes, expected at most {MOST_CONFIG:,}")
+        text = self._array("config", (size - self._header("config")[2],), np.dtype(np.uint8))
+        self.config = json.loads(text.tobytes())
+        if not isinstance(self.config, dict):
+            raise ValueError(f"config: got {type(self.config).__name__}, expected names and values")
+
+    @property
+    def names(self) -> set[str]:
+        """Of all arrays."""
+        return set(self.members) - {"config"}
+
+    def check(self, expected: Mapping[str, tuple[tuple[int, ...], np.dtype]], owner: str) -> None:
+        """Compare every array's shape and dtype with what `owner` needs, and the file with its checksum.
+
+        Raises ModelFileError with all that differs.
+        """
+        wrong = [f"{name} is missing" for name in sorted(set(expected) - self.names)]
+        wrong += [f"{_short(name)} is not of {owner}" for name in sorted(self.names - set(expected))]
+        for name in sorted(self.names & set(expected)):
+            shape, dtype, start = self._header(name)
+            want_shape, want_dtype = expected[name]
+            if (shape, dtype) != (tuple(want_shape), want_dtype):
+                wrong.append(f"{name} is {dtype} {shape}, expected {want_dtype} {tuple(want_shape)}")
+            elif self.members[name].file_size != start + dtype.itemsize * int(np.prod(shape, dtype=object)):
+                wrong.append(f"{name} has another length than its shape says")
+        if wrong:
+            more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+            raise ModelFileError(f"arrays do not fit {owner}: {'; '.join(wrong[:8])}{more}")
+        self._check_digest()
+
+    def read(self, name: str) -> np.ndarray:
+        """An array that was checked."""
+        shape, dtype, _ = self._header(name)
+        return self._array(name, shape, dtype)
+
+    def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
+        """Shape, dtype, and where the numbers begin."""
+        with self.zip.open(self.members[name]) as member:
+            version = np.lib.format.read_magic(member)
+            if version != (1, 0):
+                raise ValueError(f"{name}: .npy of version {version}, expected (1, 0)")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+            if fortran and len(shape) > 1:
+                raise ValueError(f"{name}: in Fortran order, expected C order")
+            return shape, dtype, member.tell()
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        with self.zip.open(self.members[name]) as member:
+            content = member.read()  # the whole of it: only then does zipfile compare its CRC
+        found_shape, found, start = self._header(name)
+        if (found_shape, found) != (shape, dtype):
+            raise ValueError(f"{name}: got {found} {found_shape}, expected {dtype} {shape}")
+        return np.frombuffer(content, dtype, offset=start).reshape(shape)
+
+    def _check_digest(self) -> None:
+        """Compare with the SHA-256; an archive that NumPy wrote has none, but each member's CRC."""
+        length = self.file.seek(0, os.SEEK_END)
+        belonging = sum(member.file_size for member in self.members.values())
+        if length - belonging > MOST_CONFIG + 1000 * len(self.members):
+            raise ValueError(f"{length - belonging:,} bytes belong to no array")
+        if len(self.zip.comment) != DIGEST:
+            return
+        digest, left = hashlib.sha256(), length - DIGEST
+        self.file.seek(0)
+        while left:
+            part = self.file.read(min(left, 2**20))
+            digest.update(part)
+            left -= len(part)
+        if digest.hexdigest().encode() != self.zip.comment:
+            raise ModelFileError("checksum: the file is damaged")
+
+
+def _check_end(file: io.BufferedReader) -> None:
+    """Bound the list of members before zipfile reads it: its length and count stand at the end of the file."""
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - 2**16 - 22))
+    tail = file.read()
+    at = tail.rfind(END)
+    if at < 0 or len(tail) != at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little"):
+        raise ValueError("no zip archive, or cut off")
+    count, size = int.from_bytes(tail[at + 10 : at + 12], "little"), int.from_bytes(tail[at + 12 : at + 16], "little")
+    if count > MOST_MEMBERS or size > 1000 * MOST_MEMBERS or tail[at - 20 : at - 16] == END64:
+        raise ValueError(f"members: got {count:,} or more, expected at most {MOST_MEMBERS:,}")
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else name[:60] + "…")

@@ -1,0 +1,140 @@
+"""A model as a file (see archive.py): an array for each weight, named like `conv2d_1/w`, and the layers and their
+arguments as JSON.
+
+Nothing in the file can name code: layers are looked up in a closed table. What the description asks for is compared with
+the arrays that are really there before any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from minicnn import archive, initializers
+from minicnn import layers as layer_module
+from minicnn.errors import ModelFileError
+from minicnn.layers import Layer
+from minicnn.model import Sequential
+
+FORMAT = 1
+LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if name != "Layer"}
+
+
+def save_model(model: Sequential, path: str | os.PathLike) -> None:
+    """Write a model's layers, weights and running statistics, and the scale of its input."""
+    archive.write(path, describe(model), {name: w.value for name, w in model.arrays().items()})
+
+
+def describe(model: Sequential) -> dict:
+    """All of a model but its arrays, for JSON."""
+    return {
+        "format": FORMAT,
+        "input_shape": model.input_shape,
+        "dtype": model.dtype,
+        "seed": model.seed,
+        "mean": None if model.mean is None else list(map(float, model.mean)),
+        "deviation": None if model.mean is None else list(map(float, model.deviation)),
+        "layers": [_describe(layer) for layer in model.layers],
+    }
+
+
+def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequential:
+    """Read a model that `Sequential.save` wrote; `layers` are classes of one's own that it uses.
+
+    Raises ModelFileError where the file is not such a model, and runs nothing that stands in it.
+    """
+    known = LAYERS | {layer.__name__: layer for layer in layers}
+    with archive.reading(path, "a model file") as file:
+        config = file.config
+        if config.get("format") != FORMAT:
+            raise ModelFileError(f"got format {config.get('format')!r}, expected {FORMAT}")
+        _check(config, "layers", list)
+        stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
+        _check(config, "seed", int)
+        if config["seed"] < 0:
+            raise ValueError(f"seed: got {config['seed']}, expected 0 or more")
+        _check(config, "input_shape", list)
+        if not all(type(n) is int and n > 0 for n in config["input_shape"]):
+            raise ValueError(f"input_shape: got {config['input_shape']!r}, expected whole numbers of at least 1")
+        model = Sequential.declared(stack, tuple(config["input_shape"]), config["seed"], config.get("dtype"))
+        model.mean, model.deviation = _scale(config, model.input_shape[-1])
+        file.check(_needs(model), "the layers")
+        model.parameters.allocate(None)
+        _fill(model, file)
+    return model
+
+
+def load_weights(model: Sequential, path: str | os.PathLike) -> None:
+    """Read the weights of a model file into a model with the same arrays; where anything differs, nothing is changed."""
+    with archive.reading(path, "a model file") as file:
+        file.check(_needs(model), "this model")
+        scale = _scale(file.config, model.input_shape[-1])
+        _fill(model, file)
+        model.mean, model.deviation = scale
+
+
+def _needs(model: Sequential) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Every array's shape and dtype."""
+    return {name: (w.shape, np.dtype(model.dtype)) for name, w in model.arrays().items()}
+
+
+def _fill(model: Sequential, file: archive.Archive) -> None:
+    arrays = {name: file.read(name) for name in model.arrays()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ModelFileError(f"{name}: got NaN or infinity, expected finite numbers")
+    for name, w in model.arrays().items():
+        w.value[...] = arrays[name]
+
+
+def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The mean and deviation of the training images' pixels."""
+    if config.get("mean") is None:
+        return None, None
+    for name in ("mean", "deviation"):
+        _check(config, name, list)
+        good = all(type(v) in (int, float) and math.isfinite(v) for v in config[name])
+        if not good or len(config[name]) != channels:
+            raise ValueError(f"{name}: got {config[name]!r}, expected {channels} finite numbers")
+    if min(config["deviation"]) <= 0:
+        raise ValueError(f"deviation: got {config['deviation']!r}, expected numbers above 0")
+    return np.array(config["mean"], float), np.array(config["deviation"], float)
+
+
+def _check(config: dict, name: str, kind: type) -> None:
+    if type(config.get(name)) is not kind:
+        raise ValueError(f"{name}: got {config.get(name)!r}, expected {kind.__name__}"[:300])
+
+
+def _describe(value):
+    """A layer as JSON: its class and its constructor's arguments."""
+    if isinstance(value, Layer):
+        return {"class": type(value).__name__, **{k: _describe(v) for k, v in value.config().items()}}
+    if isinstance(value, list | tuple):
+        return [_describe(v) for v in value]
+    if callable(value):  # an initializer: the weights themselves are in the file
+        names = [name for name, function in initializers.BY_NAME.items() if function is value]
+        return names[0] if names else "zeros"
+    return value
+
+
+def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
+    if not isinstance(item, dict) or not isinstance(item.get("class"), str):
+        raise ValueError(f"{place}: expected a layer's class and its arguments")
+    arguments = dict(item)
+    name = arguments.pop("class")  # a word that no argument can be called
+    if name not in known:
+        raise ModelFileError(
+            f"layer {name[:60]!r} is not known; give layers of your own as load(path, layers=[...]) (at {place})"
+        )
+    inner = [_construct(v, known, f"{place}.layers[{i}]") for i, v in enumerate(arguments.pop("layers", []))]
+    for key, value in arguments.items():
+        if isinstance(value, dict):
+            arguments[key] = _construct(value, known, f"{place}.{key}")
+    try:
+        return known[name](*inner, **arguments)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{place}: {name}: {str(error)[:200]}") from error
