@@ -6,7 +6,8 @@
 
 A run leaves in runs/<time>/: metrics.json, history.csv, model.npz and the pictures curves.png, errors.png, confusion.png,
 mistakes.png, reliability.png, augmentation.png and filters.png. The test images are scored once, after the last epoch;
-what is watched during training is a part of the training images that is held out.
+what is watched during training is a part of the training images that is held out. checkpoint.npz is what --resume goes on
+from, when a run was killed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 import minicnn
-from minicnn import losses, metrics, ops, plots
+from minicnn import Checkpoint, losses, metrics, ops, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import load_fashion_mnist, repeated, split
-from minicnn.files import replacing
+from minicnn.errors import CheckpointError
+from minicnn.files import lock, replacing
 from minicnn.recipes import RECIPES
 
 
@@ -42,12 +44,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train-csv", help="Kaggle's fashion-mnist_train.csv")
     parser.add_argument("--test-csv", help="Kaggle's fashion-mnist_test.csv")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/<time>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or begin it there")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="a checkpoint that cannot be written is only a warning"
+    )
     parser.add_argument("--seed", type=_whole(0), default=0, help="of weights, order, augmentation and dropout")
     parser.add_argument("--threads", type=_whole(1), help="default: one for each core")
     parser.add_argument("--backend", choices=("numba", "numpy"), default="numba")
     options = parser.parse_args()
     if options.optimizer not in (None, *RECIPES[options.recipe].optimizers):
         parser.error(f"--optimizer: got {options.optimizer}; for recipe {options.recipe}: {_optimizers()}")
+    if options.resume and not options.out:
+        parser.error("--resume: expected --out, the folder of the run to go on with")
+    options.out = options.out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return options
 
 
@@ -80,32 +89,57 @@ def main(options: argparse.Namespace) -> None:
     if options.threads:
         minicnn.set_threads(options.threads)
     data = load_fashion_mnist(options.data, options.train_csv, options.test_csv)
-    out = options.out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").unlink(missing_ok=True)  # of an earlier run: it must not stand beside this one's history
+    with lock(out):
+        checkpoint = prepare(out, options)
+        results, model, history = train(data, checkpoint, options)
+        model.save(out / "model.npz")
+        probabilities = score(model, data, results)
+        draw(out, data, RECIPES[options.recipe], model, history, probabilities, options.seed)
+        results |= {
+            "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
+            "total_seconds": time.perf_counter() - start,
+            "backend": options.backend,
+            "threads": minicnn.get_threads(),
+            "minicnn": minicnn.__version__,
+        }
+        with replacing(out / "metrics.json") as file:
+            file.write(json.dumps(results, indent=2).encode())
+    tell(results, data, probabilities)
+    print(f"results and pictures: {out}")
+
+
+def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
+    """The folder's checkpoint, to go on from or to begin anew; an unfinished run is not lost by mistake."""
+    checkpoint = Checkpoint(out / "checkpoint.npz", keep_going=options.keep_going)
+    if not options.resume and checkpoint.exists():
+        if not (out / "metrics.json").exists():
+            raise ValueError(f"{out}: holds an unfinished run; go on with it by --resume, or choose another --out")
+        checkpoint.delete()
+    if not checkpoint.exists():
+        (out / "metrics.json").unlink(missing_ok=True)  # it must not stand beside another run's history
+    return checkpoint
+
+
+def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[dict, minicnn.Sequential, dict]:
+    """Train as the recipe says; returns the first figures for metrics.json, the model and its history."""
     recipe = RECIPES[options.recipe]
     train, validation = (data.train_images, data.train_labels), None
     share = recipe.validation if options.validation is None else options.validation
     if share:
         train, validation = split(*train, share, options.seed)
-
     model = recipe.model(options.seed)
     model.summary()
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed
-    history = recipe.fit(model, train, validation, *chosen, [CSVLogger(out / "history.csv")])
-    model.save(out / "model.npz")
-
+    history = recipe.fit(model, train, validation, *chosen, [CSVLogger(options.out / "history.csv")], checkpoint)
+    images = {
+        "train": len(train[0]),
+        "validation": len(validation[0]) if validation else 0,
+        "test": len(data.test_images),
+    }
     results = {
-        "dataset": {
-            "name": data.name,
-            "source": data.source,
-            "is_sample": data.is_sample,
-            "images": {
-                "train": len(train[0]),
-                "validation": len(validation[0]) if validation else 0,
-                "test": len(data.test_images),
-            },
-        },
+        "dataset": {"name": data.name, "source": data.source, "is_sample": data.is_sample, "images": images},
         "recipe": options.recipe,
         "optimizer": options.optimizer or next(iter(recipe.optimizers)),
         "seed": options.seed,
@@ -115,19 +149,7 @@ def main(options: argparse.Namespace) -> None:
         "train_accuracy": history["accuracy"][-1],
         "validation_accuracy": history["val_accuracy"][-1] if validation else None,
     }
-    probabilities = score(model, data, results)
-    draw(out, data, recipe, model, history, probabilities, options.seed)
-    results |= {
-        "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
-        "total_seconds": time.perf_counter() - start,
-        "backend": options.backend,
-        "threads": minicnn.get_threads(),
-        "minicnn": minicnn.__version__,
-    }
-    with replacing(out / "metrics.json") as file:
-        file.write(json.dumps(results, indent=2).encode())
-    tell(results, data, probabilities)
-    print(f"results and pictures: {out}")
+    return results, model, history
 
 
 def score(model, data, results: dict) -> np.ndarray:
@@ -179,9 +201,13 @@ def draw(out, data, recipe, model, history, probabilities, seed) -> None:
 
 
 if __name__ == "__main__":
+    options = arguments()
     try:
-        main(arguments())
-    except (ValueError, ArithmeticError, OSError) as error:
+        main(options)
+    except (ValueError, ArithmeticError, OSError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(f"error: not enough memory ({error}); try a smaller --batch-size")
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted: nothing was scored")
+        print(f"\ninterrupted: nothing was scored; --resume --out '{options.out}' goes on", file=sys.stderr)
+        sys.exit(130)

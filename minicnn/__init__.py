@@ -4,6 +4,7 @@ The public names. To read how it works, begin with minicnn/ops/reference.py.
 """
 
 from minicnn import callbacks, data, initializers, losses, metrics, optimizers, schedules
+from minicnn.checkpoint import Checkpoint
 from minicnn.data import Augment, load_fashion_mnist
 from minicnn.gradcheck import gradcheck
 from minicnn.layers import (

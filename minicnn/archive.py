@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minicnn.errors import ModelFileError
+from minicnn.errors import CheckpointError, ModelFileError
 from minicnn.files import replacing
 
 MOST_MEMBERS = 10_000
@@ -29,9 +29,11 @@ DIGEST = 64  # characters
 END, END64 = b"PK\5\6", b"PK\6\7"  # the zip format's marks of the end of the list of members (APPNOTE.TXT, 4.3)
 
 
-def write(path: str | os.PathLike, config: dict, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an archive; `path` holds the whole of it or what was there before."""
-    text = json.dumps(config, default=np.generic.item).encode()
+def write(
+    path: str | os.PathLike, config: dict, arrays: Mapping[str, np.ndarray], keep: os.PathLike | None = None
+) -> None:
+    """Write an archive; `path` holds the whole of it or what was there before, which is renamed to `keep`."""
+    text = _text(config)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in {"config": np.frombuffer(text, np.uint8), **arrays}.items():
@@ -39,8 +41,17 @@ def write(path: str | os.PathLike, config: dict, arrays: Mapping[str, np.ndarray
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
         archive.comment = b"0" * DIGEST
     content = buffer.getvalue()[:-DIGEST]
-    with replacing(path) as file:
+    with replacing(path, keep) as file:
         file.write(content + hashlib.sha256(content).hexdigest().encode())
+
+
+def as_read(config: dict) -> dict:
+    """A description as it comes back from a file: tuples as lists, NumPy's numbers as Python's."""
+    return json.loads(_text(config))
+
+
+def _text(config: dict) -> bytes:
+    return json.dumps(config, default=np.generic.item).encode()
 
 
 @contextmanager
@@ -51,8 +62,8 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
             yield Archive(file)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from None
+    except (ModelFileError, CheckpointError) as error:
+        raise type(error)(f"{path}: {error}") from None
     except Exception as error:  # there is hardly one that a broken file cannot make zip, NumPy or JSON raise
         why = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(f"{path}: not {what} of minicnn ({why[:200]})") from error

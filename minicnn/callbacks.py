@@ -7,6 +7,7 @@ ended. Figures are named "loss", "accuracy", "val_loss", "val_accuracy"; for an 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minicnn.errors import DivergedError
+from minicnn.files import replacing
 
 if TYPE_CHECKING:
     from minicnn.training import Run
@@ -34,6 +36,14 @@ class Callback:
     def on_train_end(self, run: Run) -> None:
         """After the last epoch, or on the way out after an error."""
 
+    def state(self) -> dict:
+        """What a checkpoint must keep of it: numbers, strings and arrays by the names of its attributes."""
+        return {}
+
+    def resume(self, state: dict) -> None:
+        """Take back what `state` gave, after on_train_begin."""
+        vars(self).update(state)
+
 
 class _Monitor(Callback):
     """What the callbacks that watch one figure share: its best value, and for how many epochs it has not improved."""
@@ -43,6 +53,9 @@ class _Monitor(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         self.best, self.waited = math.inf, 0
+
+    def state(self) -> dict:
+        return {"best": self.best, "waited": self.waited}
 
     def improved(self, run: Run) -> bool:
         """Whether the figure is better than ever before in this run."""
@@ -65,18 +78,21 @@ class EarlyStopping(_Monitor):
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
-        self.best_weights = None
+        self.best_values = self.best_states = None
+
+    def state(self) -> dict:
+        return super().state() | {"best_values": self.best_values, "best_states": self.best_states}
 
     def on_epoch_end(self, run: Run) -> None:
         parameters = run.model.parameters
         if self.improved(run):
-            self.best_weights = parameters.values.copy(), parameters.states.copy()
+            self.best_values, self.best_states = parameters.values.copy(), parameters.states.copy()
         elif self.waited >= self.patience:
             run.stop = f"{self.monitor} has not improved for {self.waited} epochs"
 
     def on_train_end(self, run: Run) -> None:
-        if self.restore_best and self.best_weights is not None:
-            run.model.parameters.values[:], run.model.parameters.states[:] = self.best_weights
+        if self.restore_best and self.best_values is not None:
+            run.model.parameters.values[:], run.model.parameters.states[:] = self.best_values, self.best_states
 
 
 class ModelCheckpoint(_Monitor):
@@ -113,18 +129,18 @@ class ReduceLROnPlateau(_Monitor):
 
 
 class CSVLogger(Callback):
-    """Write each epoch's figures as a row of a CSV file, at once."""
+    """Write the figures of all epochs so far to a CSV file, a row an epoch, after every epoch."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = path
 
     def on_epoch_end(self, run: Run) -> None:
-        figures = {"epoch": run.epoch, **run.figures}
-        with open(self.path, "w" if run.epoch == 1 else "a", newline="") as file:
-            writer = csv.DictWriter(file, figures)
-            if run.epoch == 1:
-                writer.writeheader()
-            writer.writerow(figures)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["epoch", *run.history])
+        writer.writerows(zip(range(1, run.epoch + 1), *run.history.values(), strict=True))
+        with replacing(self.path) as file:
+            file.write(text.getvalue().encode())
 
 
 class StopOnNaN(Callback):

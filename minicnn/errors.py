@@ -16,5 +16,9 @@ class ModelFileError(ValueError):
     """A saved model cannot be read, or does not fit the model it is loaded into."""
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or belongs to another run, or another run is writing there."""
+
+
 class DivergedError(ArithmeticError):
     """Training produced a loss or weights that are not finite."""

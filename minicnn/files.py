@@ -6,6 +6,7 @@ place in one step. A crash, a full disk or Ctrl-C leaves what was there before.
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,25 +14,67 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from minicnn.errors import CheckpointError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) -> Iterator[BinaryIO]:
     """Yields a binary file to write to; it becomes `path` when the block ends, and vanishes if it raises.
+
+    What was at `path` is renamed to `keep` just before; killed between the two, `keep` is there and `path` is not.
 
     Raises OSError when the folder is missing or cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # see temporaries
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
         sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What processes that were killed while they wrote `path` left behind."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}.tmp"))
+
+
+_held: set[Path] = set()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """While it lasts, no other process can lock the folder; it ends with the process, however that ends.
+
+    Raises CheckpointError where another holds it. Within a process, a lock in a lock is the same one. Systems without
+    flock (Windows) have none.
+    """
+    if fcntl is None or folder.resolve() in _held:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(f"{folder}: another run is writing there") from None
+        _held.add(folder.resolve())
+        yield
+    finally:
+        _held.discard(folder.resolve())
+        os.close(handle)
 
 
 def sync(folder: Path) -> None:

@@ -262,12 +262,13 @@ class Sequential:
         class_weight=None,
         seed: int = 0,
         verbose: bool = True,
+        checkpoint=None,
     ):
         """Train on images and targets; returns the History. See `minicnn.training.fit`."""
         from minicnn.training import fit
 
         settings = (optimizer, loss, schedule, augment, validation_data, callbacks, class_weight)
-        return fit(self, x, y, epochs, batch_size, *settings, seed, verbose)
+        return fit(self, x, y, epochs, batch_size, *settings, seed, verbose, checkpoint)
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all arrays, layer by layer, in Keras' order and shapes: kernel, bias; gamma, beta, mean, variance."""

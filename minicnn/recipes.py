@@ -38,7 +38,18 @@ class Recipe:
         """A fresh network."""
         return Sequential(self.network(), input_shape=(28, 28, 1), seed=seed)
 
-    def fit(self, model, train, validation, epochs=None, batch_size=None, optimizer=None, seed=0, callbacks=()):
+    def fit(
+        self,
+        model,
+        train,
+        validation,
+        epochs=None,
+        batch_size=None,
+        optimizer=None,
+        seed=0,
+        callbacks=(),
+        checkpoint=None,
+    ):
         """Train `model` on (images, labels), as the recipe says where nothing else is said; returns the History."""
         epochs, batch_size = epochs or self.epochs, batch_size or self.batch_size
         made = self.optimizers[optimizer or next(iter(self.optimizers))]()
@@ -53,6 +64,7 @@ class Recipe:
             validation_data=validation,
             callbacks=[*self.callbacks(), *callbacks],
             seed=seed,
+            checkpoint=checkpoint,
         )
 
 

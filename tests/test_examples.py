@@ -32,6 +32,8 @@ PICTURES = [
     "reliability.png",
 ]
 
+CHECKPOINTS = ["checkpoint.npz", "checkpoint.npz.previous"]
+
 
 @pytest.fixture(autouse=True)
 def default_backend():
@@ -64,7 +66,13 @@ def train(folder, *arguments):
     done = run(TRAIN, *arguments, "--epochs", "1", "--out", out.relative_to(folder), folder=folder)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert {file.name for file in out.iterdir()} == {"metrics.json", "history.csv", "model.npz", *PICTURES}
+    assert {file.name for file in out.iterdir()} == {
+        "metrics.json",
+        "history.csv",
+        "model.npz",
+        *CHECKPOINTS,
+        *PICTURES,
+    }
     return out, json.loads((out / "metrics.json").read_text()), done.stdout
 
 
