@@ -32,8 +32,6 @@ PICTURES = [
     "reliability.png",
 ]
 
-CHECKPOINTS = ["checkpoint.npz", "checkpoint.npz.previous"]
-
 
 @pytest.fixture(autouse=True)
 def default_backend():
