@@ -68,7 +68,7 @@ def train(folder, *arguments):
         "metrics.json",
         "history.csv",
         "model.npz",
-        *CHECKPOINTS,
+        "checkpoint.npz",
         *PICTURES,
     }
     return out, json.loads((out / "metrics.json").read_text()), done.stdout
