@@ -44,22 +44,25 @@ def _warp(image, m, y):
 
 @parallel
 def _make_batch(part, images, index, matrix, holes, scale, shift, y):
+    _, h, w, c = y.shape
     for b in share(part, index.shape[0]):
         image, target = images[index[b]], y[b]
         if matrix.shape[0]:
             _warp(image, matrix[b], target)
-            for i in range(target.shape[0]):
-                for j in range(target.shape[1]):
-                    for k in range(target.shape[2]):
-                        target[i, j, k] = target[i, j, k] * scale[k] + shift[k]
         else:
-            for i in range(target.shape[0]):
-                for j in range(target.shape[1]):
-                    for k in range(target.shape[2]):
-                        target[i, j, k] = y.dtype.type(image[i, j, k]) * scale[k] + shift[k]
+            for i in range(h):
+                for j in range(w):
+                    for k in range(c):
+                        target[i, j, k] = image[i, j, k]
+        for i in range(h):
+            for j in range(w):
+                for k in range(c):
+                    target[i, j, k] = target[i, j, k] * scale[k] + shift[k]
         if holes.shape[0]:
-            top, bottom, left, right = holes[b]
-            target[top:bottom, left:right] = 0
+            for i in range(max(holes[b, 0], 0), min(holes[b, 1], h)):
+                for j in range(max(holes[b, 2], 0), min(holes[b, 3], w)):
+                    for k in range(c):
+                        target[i, j, k] = 0
 
 
 def make_batch(images, index, matrix, holes, scale, shift, dtype, out=None):
@@ -75,11 +78,13 @@ def make_batch(images, index, matrix, holes, scale, shift, dtype, out=None):
 @kernel
 def _cross_entropy(logits, targets, weights, dlogits):
     n, classes = logits.shape
-    total = weights.sum()
-    loss = 0.0
+    total = loss = 0.0
     for i in range(n):
-        largest = logits[i].max()
-        sum_exp = 0.0
+        total += weights[i]
+    for i in range(n):
+        largest, sum_exp = logits[i, 0], 0.0
+        for k in range(1, classes):
+            largest = max(largest, logits[i, k])
         for k in range(classes):
             dlogits[i, k] = math.exp(logits[i, k] - largest)
             sum_exp += dlogits[i, k]
