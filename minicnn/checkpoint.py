@@ -80,7 +80,7 @@ class Checkpoint:
     def _save(self, run: Run, settings: dict) -> None:
         config = {"format": FORMAT, "settings": settings, "history": run.history}
         config |= {name: getattr(run, name) for name in PLACE}
-        config |= {"optimizer_steps": run.optimizer.steps, "dropouts": _dropouts(run)}
+        config |= {"optimizer_steps": run.optimizer.steps, "dropouts": [layer.calls for layer in run.model.dropouts()]}
         config["callbacks"] = [_numbers(callback.state()) for callback in run.callbacks]
         try:
             archive.write(self.path, config, _arrays(run), keep=self.previous)
@@ -156,10 +156,6 @@ def _numbers(state: dict) -> dict:
     return {k: {"shape": v.shape, "dtype": v.dtype.str} if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
 
-def _dropouts(run: Run) -> list[int]:
-    return [layer.calls for layer in run.model.all_layers() if hasattr(layer, "calls")]
-
-
 def _read(file: archive.Archive, run: Run, settings: dict) -> dict:
     """The file's content, once everything in it is known to fit the run."""
     config = file.config
@@ -169,7 +165,7 @@ def _read(file: archive.Archive, run: Run, settings: dict) -> dict:
     for name, kind in PLACE.items():
         if type(config.get(name)) is not kind or (kind is not str and not config[name] >= 0):
             raise ValueError(f"{name}: got {config.get(name)!r}, expected {kind.__name__}")
-    if type(config.get("optimizer_steps")) is not int or len(config["dropouts"]) != len(_dropouts(run)):
+    if type(config.get("optimizer_steps")) is not int or len(config["dropouts"]) != len(run.model.dropouts()):
         raise ValueError("optimizer_steps or dropouts: not what this run needs")
     if len(config["callbacks"]) != len(run.callbacks):
         raise ValueError(f"callbacks: got {len(config['callbacks'])}, expected {len(run.callbacks)}")
@@ -203,8 +199,7 @@ def _apply(state: dict, run: Run) -> None:
     if state["optimizer_steps"]:
         optimizer.parameters, optimizer.steps = parameters, state["optimizer_steps"]
         optimizer.state = {name: arrays[f"optimizer/{name}"].copy() for name in optimizer.moments}
-    layers = [layer for layer in run.model.all_layers() if hasattr(layer, "calls")]
-    for layer, calls in zip(layers, state["dropouts"], strict=True):
+    for layer, calls in zip(run.model.dropouts(), state["dropouts"], strict=True):
         layer.calls = calls
     for i, (callback, memory) in enumerate(zip(run.callbacks, state["callbacks"], strict=True)):
         callback.resume({k: arrays.get(f"callbacks/{i}/{k}", v) for k, v in memory.items()})

@@ -106,6 +106,10 @@ class Sequential:
         """Every layer, those inside residual blocks too."""
         return [found for layer in self.layers for found in layer.layers()]
 
+    def dropouts(self) -> list[Dropout]:
+        """The layers that count their training passes, of which their masks depend."""
+        return [layer for layer in self.all_layers() if isinstance(layer, Dropout)]
+
     def arrays(self) -> dict[str, Parameter | State]:
         """Every weight and running statistic, by a name such as "conv2d_1/w", layer by layer."""
         return {f"{layer.name}/{w.name}": w for layer in self.all_layers() for w in layer.weights()}

@@ -88,11 +88,15 @@ class Profile:
 
 
 def profile(model: Sequential, x: np.ndarray, y: np.ndarray, loss="cross_entropy", steps: int = 10) -> Profile:
-    """Time `steps` training steps on the batch (x, y), after one to warm up; weights and running statistics stay."""
+    """Time `steps` training steps on the batch (x, y), after one to warm up.
+
+    Weights, running statistics and dropout's masks stay as they are.
+    """
     loss, steps = losses.get(loss), positive(steps, "steps")
     x = model.check_images(x)
     y = model.check_targets(y, len(x), loss)
     batch, statistics_before = model.batch(x, np.arange(len(x))), model.parameters.states.copy()
+    calls_before = [layer.calls for layer in model.dropouts()]
     times: dict[str, tuple[list[float], list[float]]] = {layer.name: ([], []) for layer in model.layers}
     try:
         for _ in range(steps + 1):
@@ -109,6 +113,8 @@ def profile(model: Sequential, x: np.ndarray, y: np.ndarray, loss="cross_entropy
                 times[layer.name][1].append(time.perf_counter() - start)
     finally:
         model.parameters.states[...] = statistics_before
+        for layer, calls in zip(model.dropouts(), calls_before, strict=True):
+            layer.calls = calls
     rows = [_row(layer, *times[layer.name], len(x)) for layer in model.layers]
     shared = sum(memory.nbytes for memory in model.turns.memory)
     return Profile(rows, len(x), peak(np.dtype(model.dtype)), shared)

@@ -47,12 +47,14 @@ def test_memory_is_what_the_layer_holds(batch):
     assert convolution.memory == 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4) + 6 * 8 * 8)  # output, weights, gradients, images
 
 
-def test_a_profile_changes_no_weight_and_no_statistic(batch):
-    model = network()
+def test_a_profile_changes_no_weight_no_statistic_and_no_later_mask(batch):
+    model, other = network(), network()
     before = model.get_weights()
     model.profile(*batch, steps=2)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    images = batch[0].astype(np.float32)
+    np.testing.assert_array_equal(model.forward(images, training=True), other.forward(images, training=True))
 
 
 def test_the_printed_table_has_a_row_a_layer_and_a_total(batch, capsys):
