@@ -4,7 +4,7 @@
     python benchmarks/accuracy.py --recipes record --seeds 3 -- --threads 2
 
 Every run is `examples/train_fmnist.py` in a process of its own, with a folder of its own: the test images are scored once,
-after its last epoch. A run that is complete is not run again, so that what was interrupted goes on where it was. After each
+after its last epoch. A run that is complete is not run again, and one that was interrupted goes on where it was. After each
 run the table and results.json are written anew from all that is in the folder.
 """
 
@@ -42,7 +42,18 @@ def main() -> None:
         for seed in range(options.seeds):
             folder = options.out / f"{recipe}-{seed}"
             if not (folder / "metrics.json").exists():
-                command = [sys.executable, TRAIN, "--recipe", recipe, "--seed", seed, "--out", folder, *options.rest]
+                command = [
+                    sys.executable,
+                    TRAIN,
+                    "--resume",
+                    "--recipe",
+                    recipe,
+                    "--seed",
+                    seed,
+                    "--out",
+                    folder,
+                    *options.rest,
+                ]
                 subprocess.run([str(part) for part in command], check=True)
             report(options.out)
 

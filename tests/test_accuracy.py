@@ -1,0 +1,60 @@
+"""benchmarks/accuracy.py: it runs what is not yet there, and the table says what the runs say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accuracy.py"
+
+
+@pytest.fixture
+def accuracy():
+    spec = importlib.util.spec_from_file_location("accuracy", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def metrics(seed, share):
+    return {
+        **{"recipe": "default", "seed": seed, "epochs": 3, "parameters": 1234, "macs": 5_600_000},
+        **{"test_accuracy": share, "test_accuracy_tta": share + 0.01, "test_accuracy_without_duplicates": share - 0.01},
+        "total_seconds": 10.0 + seed,
+    }
+
+
+def test_complete_runs_are_not_run_again_and_the_others_are(accuracy, tmp_path, monkeypatch, capsys):
+    started = []
+
+    def run(command, check):
+        folder = Path(command[command.index("--out") + 1])
+        started.append(command[2:])
+        folder.mkdir(parents=True, exist_ok=True)
+        seed = int(command[command.index("--seed") + 1])
+        (folder / "metrics.json").write_text(json.dumps(metrics(seed, 0.9 + seed / 100)))
+
+    monkeypatch.setattr(accuracy.subprocess, "run", run)
+    for seeds, runs in (("1", 1), ("3", 3), ("3", 3)):
+        monkeypatch.setattr(
+            sys, "argv", ["accuracy.py", "--seeds", seeds, "--out", str(tmp_path), "--", "--threads", "2"]
+        )
+        accuracy.main()
+        assert len(started) == runs
+    assert [command[command.index("--seed") + 1] for command in started] == ["0", "1", "2"]
+    assert all(command[-2:] == ["--threads", "2"] for command in started)
+    line = capsys.readouterr().out.splitlines()[-1]
+    shares = "91.00% ± 1.00 | 92.00% ± 1.00 | 90.00% ± 1.00"
+    assert line == f"| `default` | 3 | 3 | {shares} | 11 (10 to 12) | 1,234 | 5.6 M |"
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 3
+
+
+def test_an_unknown_recipe_is_refused(accuracy, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--recipes", "default,pie"])
+    with pytest.raises(SystemExit):
+        accuracy.main()
+    assert "--recipes: got pie" in capsys.readouterr().err
