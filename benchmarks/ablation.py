@@ -20,10 +20,10 @@ import numpy as np
 from minicnn.callbacks import Callback
 from minicnn.data import Augment, load_fashion_mnist, split
 from minicnn.files import replacing
-from minicnn.layers import BatchNorm
+from minicnn.layers import BatchNorm, Conv2D, Dense, GlobalMaxPool2D, Layer, Residual
 from minicnn.losses import CrossEntropy
 from minicnn.optimizers import SGD, Adam, AdamW
-from minicnn.recipes import RECIPES, Recipe, residual_network, small_vgg
+from minicnn.recipes import RECIPES, Recipe, small_vgg
 from minicnn.schedules import constant
 
 
@@ -54,6 +54,27 @@ def silu_network() -> list:
     return [BatchNorm(activation="silu") if isinstance(layer, BatchNorm) else layer for layer in layers]
 
 
+def residual_network(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
+    """Seven 3x3 convolutions at 28x28, 14x14 and 7x7 pixels, four of them in two residual blocks (He et al., 2015)."""
+
+    def convolution(filters: int, stride: int = 1) -> list[Layer]:
+        return [Conv2D(filters, 3, stride=stride, use_bias=False), BatchNorm(activation="relu")]
+
+    def block(filters: int) -> Layer:
+        last = [Conv2D(filters, 3, use_bias=False), BatchNorm()]
+        return Residual(*convolution(filters), *last, activation="relu")
+
+    return [
+        *convolution(a),
+        *convolution(b, stride=2),
+        block(b),
+        *convolution(c, stride=2),
+        block(c),
+        GlobalMaxPool2D(),
+        Dense(10),
+    ]
+
+
 def variants(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe, and what is compared with it."""
 
@@ -76,7 +97,7 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
         "with squares of 8 erased": replace(recipe, augment=replace(flip, erase=8)),
         "with averaged weights": replace(recipe, callbacks=lambda: [Average(0.99)]),
         "SiLU in place of ReLU": replace(recipe, network=silu_network),
-        "a residual network of seven convolutions": replace(recipe, network=lambda: residual_network(32, 64, 128)),
+        "a residual network of seven convolutions": replace(recipe, network=residual_network),
     }
 
 

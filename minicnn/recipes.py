@@ -1,6 +1,7 @@
 """Recipes: a network for Fashion-MNIST together with everything that its training needs.
 
-`RECIPES["default"]` is what a newcomer's first run trains; "seed" is the Keras notebook this project began from.
+`RECIPES["default"]` is what a newcomer's first run trains; "record" has the best score, after 30 epochs of a wider network;
+"seed" is the Keras notebook this project began from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from minicnn.callbacks import Callback, ReduceLROnPlateau
 from minicnn.data import Augment
-from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D, Residual
+from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D
 from minicnn.losses import CrossEntropy
 from minicnn.model import Sequential
 from minicnn.optimizers import Adam, AdamW, Optimizer, RMSprop
@@ -22,7 +23,7 @@ from minicnn.schedules import Schedule, constant, one_cycle
 class Recipe:
     """What to train and how. `optimizers` are factories by name, the first being the recipe's own; `schedule` is made
     from the optimizer's learning rate and the number of steps; `validation` is the share of the training images held
-    out."""
+    out, which may be 0."""
 
     network: Callable[[], list[Layer]]
     epochs: int
@@ -88,24 +89,6 @@ def small_vgg(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
     ]
 
 
-def residual_network(a: int, b: int, c: int) -> list[Layer]:
-    """Seven 3x3 convolutions at 28x28, 14x14 and 7x7 pixels, four of them in two residual blocks (He et al., 2015)."""
-
-    def block(filters: int) -> Layer:
-        last = [Conv2D(filters, 3, use_bias=False), BatchNorm()]
-        return Residual(*_convolution(filters), *last, activation="relu")
-
-    return [
-        *_convolution(a),
-        *_convolution(b, stride=2),
-        block(b),
-        *_convolution(c, stride=2),
-        block(c),
-        GlobalMaxPool2D(),
-        Dense(10),
-    ]
-
-
 def seed_network() -> list[Layer]:
     """The notebook's network, with Keras' first weights: 887,530 parameters."""
 
@@ -132,15 +115,15 @@ RECIPES = {
         validation=0.05,
     ),
     "record": Recipe(
-        network=lambda: residual_network(48, 96, 192),
+        network=lambda: small_vgg(48, 96, 192),
         epochs=30,
         batch_size=128,
-        optimizers={"adamw": lambda: AdamW(4e-3, weight_decay=0.05), "adam": lambda: Adam(4e-3)},
+        optimizers={"adamw": lambda: AdamW(6e-3, weight_decay=0.05), "adam": lambda: Adam(6e-3)},
         schedule=one_cycle,
         augment=Augment(horizontal_flip=True, crop_padding=2, erase=8),
         loss=CrossEntropy(label_smoothing=0.1),
         callbacks=list,
-        validation=0.05,
+        validation=0.0,
     ),
     "seed": Recipe(
         network=seed_network,
