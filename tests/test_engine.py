@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import multiprocessing
 import os
 import platform
@@ -28,6 +29,7 @@ import test_ops
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
+from numba.core import event
 from test_ops import assert_close, assert_same_bits, call, pairs, quick, using_threads
 
 import minicnn
@@ -57,8 +59,9 @@ from minicnn import (
 )
 from minicnn.callbacks import Callback
 from minicnn.ops import kernels, reference
-from minicnn.ops.kernels import direct, lanes, winograd
+from minicnn.ops.kernels import ahead, compiling, direct, lanes, winograd
 from minicnn.ops.kernels.lanes import Block, best_block
+from minicnn.recipes import RECIPES
 
 PACKAGE = Path(minicnn.__file__).parent
 AVX2 = "+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+bmi,+bmi2,+lzcnt,+popcnt,+f16c,+movbe"
@@ -227,6 +230,7 @@ def test_winograd_in_float64_has_the_gradient_that_differences_give(r, shape):
 
 OPERATIONS = [
     *("load", "stream", "fill", "fill by a number of the array", "v + w", "v - w", "constant * v", "number * v"),
+    *("v * w", "v / w", "sqrt"),
     *("maximum0", "gate", "larger", "larger again", "only_where of bytes", "only_where of ints", "stream_out"),
     *("maximum0 of a block", "repeat", "load_rows of take", "load_rows of apart", "zeros", "stream_rows"),
     *("fma, constant", "fma, number", "fma, vector", "multiply_add"),
@@ -261,6 +265,7 @@ def every_operation(block, x, table, small, large, out):
     spread = lanes.load_rows(like, x, lanes.apart(13, 1, 1 + (rows + 1) // 2, none), 3)
     vectors = (
         *(a, b, lanes.fill(a, 1.5), lanes.fill(a, x[5]), a + b, a - b, 0.7 * b, x[3] * b),
+        *(a * b, a / b, lanes.sqrt(a)),
         *(lanes.maximum0(a), lanes.gate(a, b), best, again),
         *(lanes.only_where(bytes_, 200, c), lanes.only_where(ints, 7, a)),
     )
@@ -321,11 +326,27 @@ def test_operations_on_vectors_give_the_same_compiled_and_in_plain_python(shape,
             np.testing.assert_array_equal(*signs, err_msg=f"{name}: sign of zero")
 
 
+@njit
+def turn(square, x, out):
+    """The square block at x, transposed, to out."""
+    none = lanes.zeros(x, square)
+    places = lanes.apart(len(none), 0, len(none), none)
+    lanes.store_rows(out, places, 0, lanes.transposed(lanes.load_rows(none[0], x, places, 0)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_transposed_block_has_its_rows_for_lanes(n, dtype):
+    x, out = np.arange(n * n).astype(dtype), np.full(n * n, 77, dtype)
+    turn(Block(n, n), x, out)
+    np.testing.assert_array_equal(out.reshape(n, n), x.reshape(n, n).T)
+
+
 def test_the_table_of_operations_on_vectors_holds_none_that_is_not_tried():
     left = [line[4:42] for line in lanes.__doc__.splitlines() if line.startswith("    ")]
     names = set(re.findall(r"(\w+)\(", " ".join(left)))
     assert len(names) > 15
-    assert names <= set(every_operation.py_func.__code__.co_names)
+    assert names <= {*every_operation.py_func.__code__.co_names, *turn.py_func.__code__.co_names}
 
 
 def test_fma_rounds_once():
@@ -773,6 +794,36 @@ def test_a_damaged_cache_does_no_harm(kind, damage, filled_cache, tmp_path, expe
     for file in files:
         file.write_bytes(damage(file.read_bytes()))
     assert run(tiny_prediction, XDG_CACHE_HOME=cache) == expected
+
+
+def compile_ahead():
+    ahead.compile_backward()
+
+
+def compiled_by_a_training_step():
+    """The kernels that a step of the default recipe has to compile, in order."""
+    names = []
+
+    class Listener(event.Listener):
+        def on_start(self, event):
+            names.append(event.data["dispatcher"].py_func.__qualname__.removesuffix(".launch"))
+
+        def on_end(self, event):
+            pass
+
+    compiling.Announcer.helped = True
+    with event.install_listener("numba:compile", Listener()):
+        blank = np.zeros((8, 28, 28, 1), np.uint8), np.arange(8)
+        RECIPES["default"].fit(RECIPES["default"].model(), blank, None, epochs=1)
+    return json.dumps(names)
+
+
+@pytest.mark.slow
+def test_what_is_compiled_ahead_is_all_that_the_backward_pass_needs(tmp_path):
+    run(compile_ahead, XDG_CACHE_HOME=tmp_path)
+    left = set(json.loads(run(compiled_by_a_training_step, XDG_CACHE_HOME=tmp_path).splitlines()[-1]))
+    assert "winograd._forward" in left
+    assert not {name for name in left if "backward" in name or name in ("dense._product", "dense._weights")}
 
 
 @pytest.mark.slow

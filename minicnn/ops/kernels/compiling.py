@@ -18,6 +18,8 @@ import numba
 from numba import config, njit
 from numba.core import event
 
+from minicnn.ops.kernels import ahead
+
 # No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
@@ -50,28 +52,32 @@ def _forgive(compiled):
     return compiled
 
 
-class _Announcer(event.Listener):
+class Announcer(event.Listener):
     """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
 
-    said = False
+    said = helped = False
 
     def on_start(self, event):
-        ours = event.data["dispatcher"].py_func.__module__.startswith(__package__)
-        if ours and not self.said:
+        function = event.data["dispatcher"].py_func
+        if function.__module__.startswith(__package__) and not self.said:
             self.said = True
             print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
+        if function.__qualname__ == "winograd._forward.launch" and not self.helped and _cache_folder.lasts:
+            self.helped = True
+            ahead.start()
 
     def on_end(self, event):
         pass
 
 
-event.register("numba:compile", _Announcer())
+event.register("numba:compile", Announcer())
 
 
 class _cache_folder:
     """While kernels are declared, Numba's cache is the folder of this source; afterwards it is the user's again."""
 
     folder = None
+    lasts = True
 
     def __enter__(self):
         if _cache_folder.folder is None:
@@ -97,6 +103,7 @@ def _writable_folder() -> str:
                 return folder
         except OSError:
             continue
+    _cache_folder.lasts = False
     folder = tempfile.mkdtemp(prefix="minicnn-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
