@@ -27,7 +27,7 @@ from minicnn import Checkpoint, losses, metrics, ops, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import load_fashion_mnist, repeated, split
 from minicnn.errors import CheckpointError
-from minicnn.files import lock, replacing
+from minicnn.files import lock, replacing, temporaries
 from minicnn.recipes import RECIPES
 
 
@@ -112,6 +112,8 @@ def main(options: argparse.Namespace) -> None:
 
 def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
     """The folder's checkpoint, to go on from or to begin anew; an unfinished run is not lost by mistake."""
+    for stale in temporaries(out):
+        stale.unlink(missing_ok=True)
     checkpoint = Checkpoint(out / "checkpoint.npz", keep_going=options.keep_going)
     if not options.resume and checkpoint.exists():
         if not (out / "metrics.json").exists():

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,16 +25,25 @@ from minicnn.errors import CheckpointError, ModelFileError
 from minicnn.files import replacing
 
 MOST_MEMBERS = 10_000
-MOST_CONFIG = 1_000_000  # bytes
+MOST_CONFIG = 4_000_000  # bytes: the history of some 30,000 epochs
 DIGEST = 64  # characters
-END, END64 = b"PK\5\6", b"PK\6\7"  # the zip format's marks of the end of the list of members (APPNOTE.TXT, 4.3)
+# The zip format's marks of a member in the list, and of the list's end (APPNOTE.TXT, 4.3).
+MEMBER, END, END64 = b"PK\1\2", b"PK\5\6", b"PK\6\7"
+HEADER = re.compile(
+    rb"\{'descr': '([<>|]\w{1,9})', 'fortran_order': (False|True), 'shape': \(((?:\d{1,18}, ?)*\d{0,18})\), \} *\n"
+)
 
 
 def write(
     path: str | os.PathLike, config: dict, arrays: Mapping[str, np.ndarray], keep: os.PathLike | None = None
 ) -> None:
-    """Write an archive; `path` holds the whole of it or what was there before, which is renamed to `keep`."""
+    """Write an archive; `path` holds the whole of it or what was there before, which is renamed to `keep`.
+
+    Raises ModelFileError for what could not be read again, and OSError.
+    """
     text = _text(config)
+    if len(text) > MOST_CONFIG or len(arrays) >= MOST_MEMBERS:
+        raise ModelFileError(f"{path}: {len(text):,} bytes of description and {len(arrays):,} arrays are too many")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in {"config": np.frombuffer(text, np.uint8), **arrays}.items():
@@ -63,10 +73,11 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except (ModelFileError, CheckpointError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {_line(error, 2000)}") from None
+    except MemoryError:  # sizes were checked: it is the file's due
+        raise
     except Exception as error:  # there is hardly one that a broken file cannot make zip, NumPy or JSON raise
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise ModelFileError(f"{path}: not {what} of minicnn ({why[:200]})") from error
+        raise ModelFileError(f"{path}: not {what} of minicnn ({_line(error, 200)})") from error
 
 
 class Archive:
@@ -126,13 +137,19 @@ class Archive:
     def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype, int]:
         """Shape, dtype, and where the numbers begin."""
         with self.zip.open(self.members[name]) as member:
-            version = np.lib.format.read_magic(member)
-            if version != (1, 0):
-                raise ValueError(f"{name}: .npy of version {version}, expected (1, 0)")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-            if fortran and len(shape) > 1:
+            magic = member.read(8)
+            if magic != b"\x93NUMPY\1\0":
+                raise ValueError(f"{name}: begins with {magic!r}, expected .npy of version 1.0")
+            text = member.read(int.from_bytes(member.read(2), "little"))
+            found = HEADER.fullmatch(text)
+            if not found:
+                raise ValueError(
+                    f"{name}: header {text[:80]!r}, expected descr, fortran_order and shape as NumPy writes them"
+                )
+            shape = tuple(int(n) for n in found[3].split(b",") if n.strip())
+            if found[2] == b"True" and len(shape) > 1:
                 raise ValueError(f"{name}: in Fortran order, expected C order")
-            return shape, dtype, member.tell()
+            return shape, np.dtype(found[1].decode()), member.tell()
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         with self.zip.open(self.members[name]) as member:
@@ -146,6 +163,8 @@ class Archive:
         """Compare with the SHA-256; an archive that NumPy wrote has none, but each member's CRC."""
         length = self.file.seek(0, os.SEEK_END)
         belonging = sum(member.file_size for member in self.members.values())
+        if belonging > length:
+            raise ValueError(f"members: {belonging:,} bytes in a file of {length:,}, expected that none overlap")
         if length - belonging > MOST_CONFIG + 1000 * len(self.members):
             raise ValueError(f"{length - belonging:,} bytes belong to no array")
         if len(self.zip.comment) != DIGEST:
@@ -169,8 +188,17 @@ def _check_end(file: io.BufferedReader) -> None:
     if at < 0 or len(tail) != at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little"):
         raise ValueError("no zip archive, or cut off")
     count, size = int.from_bytes(tail[at + 10 : at + 12], "little"), int.from_bytes(tail[at + 12 : at + 16], "little")
-    if count > MOST_MEMBERS or size > 1000 * MOST_MEMBERS or tail[at - 20 : at - 16] == END64:
+    if count <= MOST_MEMBERS and size <= 1000 * MOST_MEMBERS:
+        file.seek(max(0, length - len(tail) + at - size))
+        count = max(count, file.read(size).count(MEMBER))
+    if count > MOST_MEMBERS or size > 1000 * MOST_MEMBERS or tail[max(0, at - 20) : max(0, at - 16)] == END64:
         raise ValueError(f"members: got {count:,} or more, expected at most {MOST_MEMBERS:,}")
+
+
+def _line(error: Exception, most: int) -> str:
+    """What an error says, in one line of characters that can be shown, whatever stood in the file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 
 def _short(name: str) -> str:

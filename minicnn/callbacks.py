@@ -37,7 +37,10 @@ class Callback:
         """After the last epoch, or on the way out after an error."""
 
     def state(self) -> dict:
-        """What a checkpoint must keep of it: numbers, strings and arrays by the names of its attributes."""
+        """What a checkpoint must keep of it: numbers, strings and arrays by the names of its attributes.
+
+        They are the same names at every moment: what else stands in a file is refused.
+        """
         return {}
 
     def resume(self, state: dict) -> None:

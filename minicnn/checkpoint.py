@@ -13,12 +13,13 @@ A file is never half written: see files.py. The last two are kept, and where the
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +57,26 @@ class Checkpoint:
         """Bring `run` to where its file says it was; yields what to call after each step, and after each epoch."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.parent), _Signals() as signals:
-            for stale in temporaries(self.path):
+            for stale in temporaries(self.path.parent, self.path.name):
                 stale.unlink(missing_ok=True)
-            settings = _settings(run)
-            self._restore(run, settings)
+            scale = run.model.mean, run.model.deviation
+            run.model.learn_scale(run.images)
+            try:
+                settings = _settings(run)
+                newest_is_whole = self._restore(run, settings)
+            except BaseException:
+                run.model.mean, run.model.deviation = scale
+                raise
+            keep = self.previous if newest_is_whole else None  # what is damaged takes no whole file's place
 
             def save(epoch_ended: bool = False) -> None:
-                if epoch_ended or signals.got or run.step % self.every == 0:
-                    self._save(run, settings)
+                nonlocal keep
+                if (epoch_ended or signals.got or run.step % self.every == 0) and self._save(run, settings, keep):
+                    keep = self.previous
                 signals.leave()
 
             yield save
+            signals.leave()
 
     def exists(self) -> bool:
         """Whether there is a run to go on with."""
@@ -77,19 +87,22 @@ class Checkpoint:
         self.previous.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def _save(self, run: Run, settings: dict) -> None:
+    def _save(self, run: Run, settings: dict, keep: Path | None) -> bool:
         config = {"format": FORMAT, "settings": settings, "history": run.history}
         config |= {name: getattr(run, name) for name in PLACE}
         config |= {"optimizer_steps": run.optimizer.steps, "dropouts": [layer.calls for layer in run.model.dropouts()]}
         config["callbacks"] = [_numbers(callback.state()) for callback in run.callbacks]
         try:
-            archive.write(self.path, config, _arrays(run), keep=self.previous)
+            archive.write(self.path, config, _arrays(run), keep)
         except OSError as error:
             if not self.keep_going:
                 raise CheckpointError(f"{self.path}: cannot be written ({error.strerror or error})") from error
             print(f"warning: {self.path}: cannot be written ({error.strerror or error}); going on", file=sys.stderr)
+            return False
+        return True
 
-    def _restore(self, run: Run, settings: dict) -> None:
+    def _restore(self, run: Run, settings: dict) -> bool:
+        """Go on from the newest file that is whole; returns whether no newer one is damaged."""
         damaged = []
         for path in (self.path, self.previous):
             if not path.exists():
@@ -105,9 +118,10 @@ class Checkpoint:
             _apply(state, run)
             if run.verbose:
                 print(f"going on from {path}: epoch {run.epoch + 1}, step {run.step}", flush=True)
-            return
+            return not damaged
         if damaged:
             raise CheckpointError(f"{'; '.join(damaged)}; delete what is damaged to begin anew")
+        return True
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -124,13 +138,18 @@ def _settings(run: Run) -> dict:
         "batch_size": run.batch_size,
         "seed": run.seed,
         "optimizer": f"{type(run.optimizer).__name__} {optimizer}",
-        "loss": f"{type(run.loss).__name__} {vars(run.loss) if hasattr(run.loss, '__dict__') else ''}",
-        "schedule": [float(run.schedule(steps * i // 16)) for i in range(17)],
-        "augment": repr(run.augment),
+        "loss": _told(run.loss),
+        "schedule": [float(run.schedule((steps - 1) * i // 16)) for i in range(17)],
+        "augment": _told(run.augment),
         "callbacks": [type(callback).__name__ for callback in run.callbacks],
         "data": _fingerprint(run.images, run.targets),
         "validation data": _fingerprint(*(run.validation or ())),
     }
+
+
+def _told(thing: object) -> str:
+    """Its class and its attributes; one's own classes may have a repr that is an address."""
+    return f"{type(thing).__name__} {getattr(thing, '__dict__', '')}"
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:
@@ -160,15 +179,10 @@ def _read(file: archive.Archive, run: Run, settings: dict) -> dict:
     """The file's content, once everything in it is known to fit the run."""
     config = file.config
     if config.get("format") != FORMAT:
-        raise ModelFileError(f"format: got {config.get('format')!r}, expected {FORMAT}")
+        raise CheckpointError(f"format: got {config.get('format')!r}, expected {FORMAT}")
     _compare(config.get("settings"), settings)
-    for name, kind in PLACE.items():
-        if type(config.get(name)) is not kind or (kind is not str and not config[name] >= 0):
-            raise ValueError(f"{name}: got {config.get(name)!r}, expected {kind.__name__}")
-    if type(config.get("optimizer_steps")) is not int or len(config["dropouts"]) != len(run.model.dropouts()):
-        raise ValueError("optimizer_steps or dropouts: not what this run needs")
-    if len(config["callbacks"]) != len(run.callbacks):
-        raise ValueError(f"callbacks: got {len(config['callbacks'])}, expected {len(run.callbacks)}")
+    _check_place(config, run)
+    _check_callbacks(config.get("callbacks"), run)
     values, states = run.model.parameters.values, run.model.parameters.states
     expected = {"values": (values.shape, values.dtype), "states": (states.shape, states.dtype)}
     if config["optimizer_steps"]:
@@ -180,13 +194,54 @@ def _read(file: archive.Archive, run: Run, settings: dict) -> dict:
     return config | {"arrays": {name: file.read(name) for name in expected}}
 
 
+def _check_place(config: dict, run: Run) -> None:
+    """Raise ValueError where types, ranges or counts are not those of a run like this one."""
+    most = {"epoch": run.epochs, "batch": run.batches, "seen": len(run.images), "right": len(run.images)}
+    for name, kind in PLACE.items():
+        value = config.get(name)
+        if type(value) is not kind or (kind is int and not 0 <= value <= most.get(name, 2**53)):
+            raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, 0 to {most.get(name, 'any')}")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{name}: got {value!r}, expected a finite number")
+    calls = config.get("dropouts")
+    if type(calls) is not list or len(calls) != len(run.model.dropouts()) or not all(map(_counts, calls)):
+        raise ValueError(f"dropouts: got {calls!r}, expected {len(run.model.dropouts())} whole numbers")
+    if not _counts(config.get("optimizer_steps")):
+        raise ValueError(f"optimizer_steps: got {config.get('optimizer_steps')!r}, expected a whole number")
+    history = config.get("history")
+    if type(history) is not dict or not all(type(column) is list for column in history.values()):
+        raise ValueError("history: expected a list for each figure")
+    losses = history.get("loss", [])
+    if len(losses) != config["epoch"] or not all(type(value) in (int, float) for value in losses):
+        raise ValueError(f"history: expected the losses of {config['epoch']} epochs")
+
+
+def _check_callbacks(memories: object, run: Run) -> None:
+    """Each callback takes back what it gave, and nothing else: else a file could tell it to write elsewhere."""
+    mine = [_numbers(callback.state()) for callback in run.callbacks]
+    if type(memories) is not list or [*map(_names, memories)] != [*map(_names, mine)]:
+        raise ValueError(f"callbacks: expected the memory of {len(mine)}, by the names that they use")
+    for memory, state in zip(memories, mine, strict=True):
+        for name, value in state.items():
+            if isinstance(value, int | float) and not isinstance(memory[name], int | float):
+                raise ValueError(f"callbacks: {name}: got {memory[name]!r}, expected a number")
+
+
+def _names(memory: object) -> set[str] | None:
+    return set(memory) if isinstance(memory, dict) else None
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
 def _compare(told: object, settings: dict) -> None:
     if not isinstance(told, dict) or set(told) != set(settings):
         raise ValueError("settings: not those of a run")
     mine = archive.as_read(settings)
     wrong = [name for name in settings if told[name] != mine[name]]
     if wrong:
-        plain = [f"{k}: got {mine[k]}, the run had {told[k]}" if len(str(mine[k])) < 200 else k for k in wrong]
+        plain = [f"{k}: got {mine[k]}, the run had {told[k]}" if len(f"{mine[k]}{told[k]}") < 300 else k for k in wrong]
         raise CheckpointError(f"another run's settings or data: {'; '.join(plain)}")
 
 
@@ -227,7 +282,8 @@ class _Signals:
         if self.got:
             os._exit(128 + number)
         self.got = number
-        print("\nsaving, to go on later; once more to quit at once", file=sys.stderr, flush=True)
+        with suppress(OSError, RuntimeError, ValueError):  # no terminal any more, or the signal came amid a print
+            print("\nsaving, to go on later; once more to quit at once", file=sys.stderr, flush=True)
 
     def leave(self) -> None:
         """Raise what the signal asks for, if there was one."""

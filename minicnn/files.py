@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) ->
 
     What was at `path` is renamed to `keep` just before; killed between the two, `keep` is there and `path` is not.
 
-    Raises OSError when the folder is missing or cannot be written.
+    Raises OSError, which names `path`, when the folder is missing or cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # see temporaries
@@ -41,39 +42,46 @@ def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) ->
             os.replace(path, keep)
         os.replace(temporary, path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
 
 
-def temporaries(path: Path) -> list[Path]:
-    """What processes that were killed while they wrote `path` left behind."""
-    return list(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 12}.tmp"))
+def temporaries(folder: Path, name: str | None = None) -> list[Path]:
+    """What processes that were killed while they wrote a file, or the file of that name, left behind."""
+    return list(folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 12}.tmp"))
 
 
-_held: set[Path] = set()
+_held: dict[Path, tuple[int, int]] = {}
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """While it lasts, no other process can lock the folder; it ends with the process, however that ends.
+    """While it lasts, no other process or thread can lock the folder; it ends with the process, however that ends.
 
-    Raises CheckpointError where another holds it. Within a process, a lock in a lock is the same one. Systems without
-    flock (Windows) have none.
+    Raises CheckpointError where another holds it. Within a thread, a lock in a lock is the same one. Systems and disks
+    without flock (Windows, some networks') have none.
     """
-    if fcntl is None or folder.resolve() in _held:
+    name, me = folder.resolve(), (os.getpid(), threading.get_ident())
+    if fcntl is None or _held.get(name) == me:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise CheckpointError(f"{folder}: another run is writing there") from None
-        _held.add(folder.resolve())
-        yield
+        except OSError:  # a disk that knows no locks
+            pass
+        _held[name] = me
+        try:
+            yield
+        finally:
+            _held.pop(name, None)
     finally:
-        _held.discard(folder.resolve())
         os.close(handle)
 
 

@@ -172,6 +172,7 @@ class Sequential:
         """Loss and accuracy on images and their targets, nothing being learnt."""
         loss = losses.get(loss)
         self.check_loss(loss)
+        x = self.check_images(x)
         y = self.check_targets(y, len(x), loss)
         outputs = self.outputs(x, batch_size, tta)
         accuracy = count_correct(outputs, y) / len(y) if loss.classifies else float("nan")
@@ -191,8 +192,11 @@ class Sequential:
             raise DataError(f"images: got dtype {x.dtype}, expected uint8 or floats")
         if len(x) == 0:
             raise DataError("images: got none, expected at least one")
-        if x.dtype.kind == "f" and not all(np.isfinite(x[i : i + 1024]).all() for i in range(0, len(x), 1024)):
-            raise DataError("images: got NaN or infinity, expected finite numbers")
+        if x.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # 1e300 is infinity in float32
+                parts = (x[i : i + 1024].astype(self.dtype, copy=False) for i in range(0, len(x), 1024))
+                if not all(np.isfinite(part).all() for part in parts):
+                    raise DataError(f"images: got NaN or infinity in {self.dtype}, expected finite numbers")
         return x if x.dtype in (np.uint8, np.float32, np.float64) else x.astype(self.dtype)
 
     def check_loss(self, loss) -> None:

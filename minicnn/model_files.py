@@ -7,6 +7,8 @@ the arrays that are really there before any memory is taken for it.
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from minicnn.layers import Layer
 from minicnn.model import Sequential
 
 FORMAT = 1
+MOST_LAYERS, DEEPEST = 5_000, 20
 LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if name != "Layer"}
 
 
@@ -49,9 +52,11 @@ def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequent
     known = LAYERS | {layer.__name__: layer for layer in layers}
     with archive.reading(path, "a model file") as file:
         config = file.config
-        if config.get("format") != FORMAT:
-            raise ModelFileError(f"got format {config.get('format')!r}, expected {FORMAT}")
+        _check_format(config)
         _check(config, "layers", list)
+        count = json.dumps(config["layers"]).count('"class"')
+        if count > MOST_LAYERS:
+            raise ValueError(f"layers: got {count:,}, expected at most {MOST_LAYERS:,}")
         stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
         _check(config, "seed", int)
         if config["seed"] < 0:
@@ -70,6 +75,7 @@ def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequent
 def load_weights(model: Sequential, path: str | os.PathLike) -> None:
     """Read the weights of a model file into a model with the same arrays; where anything differs, nothing is changed."""
     with archive.reading(path, "a model file") as file:
+        _check_format(file.config)
         file.check(_needs(model), "this model")
         scale = _scale(file.config, model.input_shape[-1])
         _fill(model, file)
@@ -104,6 +110,11 @@ def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray |
     return np.array(config["mean"], float), np.array(config["deviation"], float)
 
 
+def _check_format(config: dict) -> None:
+    if config.get("format") != FORMAT:
+        raise ModelFileError(f"got format {config.get('format')!r}, expected {FORMAT}")
+
+
 def _check(config: dict, name: str, kind: type) -> None:
     if type(config.get(name)) is not kind:
         raise ValueError(f"{name}: got {config.get(name)!r}, expected {kind.__name__}"[:300])
@@ -124,6 +135,8 @@ def _describe(value):
 def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
     if not isinstance(item, dict) or not isinstance(item.get("class"), str):
         raise ValueError(f"{place}: expected a layer's class and its arguments")
+    if place.count(".") > DEEPEST:
+        raise ValueError(f"layers: one in another, more than {DEEPEST} deep")
     arguments = dict(item)
     name = arguments.pop("class")  # a word that no argument can be called
     if name not in known:
@@ -135,6 +148,21 @@ def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
         if isinstance(value, dict):
             arguments[key] = _construct(value, known, f"{place}.{key}")
     try:
+        if known[name] is LAYERS.get(name):
+            _check_arguments(known[name], inner, arguments)
         return known[name](*inner, **arguments)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{place}: {name}: {str(error)[:200]}") from error
+
+
+def _check_arguments(layer: type[Layer], inner: list[Layer], arguments: dict) -> None:
+    """Numbers and truth values, known by their defaults: the rest is checked by the layers themselves."""
+    parameters = inspect.signature(layer).parameters
+    if inner and not any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+        raise ValueError("layers: expected none inside it")
+    for name, parameter in parameters.items():
+        value, kind = arguments.get(name, parameter.default), type(parameter.default)
+        if kind is bool and type(value) is not bool:
+            raise ValueError(f"{name}: got {value!r}, expected true or false")
+        if kind is float and not (type(value) in (int, float) and math.isfinite(value)):
+            raise ValueError(f"{name}: got {value!r}, expected a finite number")

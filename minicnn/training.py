@@ -134,10 +134,10 @@ def fit(
         raise ValueError(f"augment: got {augment!r}, expected an Augment")
     if augment is not None and run.images.ndim != 4:
         raise ShapeError(f"augment: got images of shape {run.images.shape}, expected (n, h, w, c)")
-    model.learn_scale(run.images)
     for callback in run.callbacks:
         callback.on_train_begin(run)
     with checkpoint.of(run) if checkpoint else nullcontext(lambda **moment: None) as save:
+        model.learn_scale(run.images)
         model.history = run.history  # as in Keras; it survives an interrupted run
         _train(run, save)
     return run.history

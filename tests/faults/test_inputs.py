@@ -1,0 +1,211 @@
+"""Images and labels as users have them: of any layout and real type the result is that of a plain array, what does not
+fit is refused by name, inputs are never modified, and a prediction does not depend on the batch it came in.
+
+test_training.py holds what `fit` refuses; here `predict` and `evaluate` refuse it too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from children import measured
+
+import minicnn
+from minicnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalAveragePool2D, MaxPool2D, Sequential
+from minicnn.data import Augment, load_fashion_mnist
+from minicnn.errors import DataError, ShapeError
+from minicnn.recipes import RECIPES
+
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba"])
+X, Y = np.random.default_rng(0).integers(0, 256, (9, 8, 6, 2)).astype(np.uint8), np.arange(9) % 3
+
+
+@pytest.fixture(autouse=True)
+def numba_afterwards():
+    yield
+    minicnn.use_backend("numba")
+
+
+def net():
+    layers = [Conv2D(4, 3), BatchNorm(activation="relu"), MaxPool2D(), Dropout(0.2), GlobalAveragePool2D(), Dense(3)]
+    return Sequential(layers, (8, 6, 2))
+
+
+def used(x, y, **options):
+    """All that comes of images and labels: weights after an epoch, predictions, loss and accuracy."""
+    model = net()
+    settings = dict(batch_size=4, validation_data=(x, y), augment=Augment(rotation=9), verbose=False)
+    model.fit(x, y, **settings | options)
+    return [*model.get_weights(), model.predict(x), model.predict(x, tta="flip"), np.array(model.evaluate(x, y))]
+
+
+def mapped(x, path):
+    np.save(path, x)
+    return np.load(path, mmap_mode="r")
+
+
+def read_only(x, path):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+LAYOUTS = {
+    "Fortran order": lambda x, path: np.asfortranarray(x),
+    "negative strides": lambda x, path: x[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1],
+    "every other": lambda x, path: (
+        np.repeat(np.repeat(x, 2, 0), 2, 2)[::2, :, ::2] if x.ndim == 4 else np.repeat(x, 2)[::2]
+    ),
+    "another axis first": lambda x, path: np.moveaxis(np.moveaxis(x, -1, 0).copy(), 0, -1),
+    "a read-only memory map": mapped,
+    "read-only": read_only,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"), [("uint8", "numpy"), ("float32", "numpy"), ("float64", "numpy"), ("uint8", "numba")]
+)
+def test_images_of_any_layout_give_what_a_plain_array_gives(kind, backend, tmp_path):
+    minicnn.use_backend(backend)
+    x = X if kind == "uint8" else (X / 255).astype(kind)
+    right = used(x, Y)
+    for name, lay_out in LAYOUTS.items():
+        images, labels = (
+            lay_out(x, tmp_path / "x.npy"),
+            lay_out(Y, tmp_path / "y.npy") if name != "negative strides" else Y[::-1].copy()[::-1],
+        )
+        np.testing.assert_array_equal(images, x)
+        for found, expected in zip(used(images, labels), right, strict=True):
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+        np.testing.assert_array_equal(images, x)
+        np.testing.assert_array_equal(labels, Y)
+
+
+@BACKENDS
+def test_batches_of_one_and_a_ragged_last_one_are_learnt_from(backend):
+    minicnn.use_backend(backend)
+    for n, batch_size in ((1, 1), (1, 4), (9, 1), (9, 2), (9, 8), (9, 100)):
+        assert all(np.isfinite(part).all() for part in used(X[:n], Y[:n], batch_size=batch_size))
+
+
+def test_labels_of_any_whole_type_are_the_same():
+    minicnn.use_backend("numpy")
+    for dtype in ("int8", "uint8", ">i4", "uint64"):
+        for found, expected in zip(used(X, Y.astype(dtype)), used(X, Y), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+NAN, HUGE = np.where(np.arange(9) == 4, np.nan, 1)[:, None, None, None] * X, np.full(X.shape, 1e300)
+WRONG_IMAGES = {
+    "NaN": (NAN, DataError, "images: got NaN or infinity"),
+    "infinity": (np.where(np.isnan(NAN), -np.inf, NAN).astype(np.float32), DataError, "images: got NaN or infinity"),
+    "more than float32 holds": (HUGE, DataError, "images: got NaN or infinity in float32, expected finite numbers"),
+    "rank 3": (X[0], ShapeError, r"images: got shape \(8, 6, 2\), expected \(n, 8, 6, 2\)"),
+    "rank 5": (X[None], ShapeError, "images: got shape"),
+    "no rank": (np.float32(3), (ShapeError, DataError), "images: got shape"),
+    "channels": (X[..., :1], ShapeError, r"images: got shape \(9, 8, 6, 1\)"),
+    "channels first": (np.moveaxis(X, -1, 1), ShapeError, r"images: got shape \(9, 2, 8, 6\)"),
+    "none": (X[:0], DataError, "images: got none"),
+    "int64": (X.astype(int), DataError, "images: got dtype int64"),
+    "bool": (X > 9, DataError, "images: got dtype bool"),
+    "complex": (X * 1j, DataError, "images: got dtype complex128"),
+    "objects": (X.astype(object), DataError, "images: got dtype object"),
+    "nothing": (None, (ShapeError, DataError), "images: got shape"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_IMAGES)
+@pytest.mark.parametrize("use", ["fit", "predict", "predict_classes", "evaluate"])
+def test_wrong_images_are_refused_by_name(use, case):
+    minicnn.use_backend("numpy")
+    x, error, message = WRONG_IMAGES[case]
+    labels = [] if use.startswith("predict") else [Y[: len(x) if np.ndim(x) else 0]]
+    model = net()
+    with pytest.raises(error, match=message) as caught:
+        getattr(model, use)(x, *labels)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y.astype(float), "labels: got float64"),
+        (Y[:8], r"targets: got shape \(8,\), expected as many as images: 9"),
+        (Y + 1, "labels: got 3 at index 2"),
+        (Y - 1, "labels: got -1 at index 0"),
+        (Y.astype(bool), "labels: got bool"),
+        (np.full((9, 3), np.nan), "targets: got NaN"),
+        (np.eye(3)[Y] * 2, "targets: expected probabilities"),
+        (None, r"targets: got shape \(\)"),
+    ],
+)
+def test_evaluate_refuses_wrong_labels_by_name(y, message):
+    minicnn.use_backend("numpy")
+    with pytest.raises(DataError, match=message):
+        net().evaluate(X, y)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "recipe", ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in ("seed", "record"))]
+)
+def test_predictions_do_not_depend_on_the_batch_they_came_in(recipe, backend):
+    """To the bit on kernels; NumPy's matrix product adds up in an order that depends on the number of rows."""
+    minicnn.use_backend(backend)
+    model = RECIPES[recipe].model()
+    x = load_fashion_mnist("sample", verbose=False).test_images[: 256 if backend == "numba" else 21]
+    right = model.outputs(x, batch_size=256)
+    for batch_size in (1, 7):
+        n = 3 * batch_size
+        found = model.outputs(x[:n], batch_size=batch_size)
+        if backend == "numba":
+            np.testing.assert_array_equal(found, right[:n])
+        else:
+            np.testing.assert_allclose(found, right[:n], rtol=1e-4, atol=1e-5)
+
+
+def too_large_then_small(x, y):
+    """What a model that has run out of memory predicts afterwards, after each kind of use."""
+    model, found = net(), []
+    model.predict(x[:9])
+    for use in (
+        lambda: model.predict(x, batch_size=len(x)),
+        lambda: model.evaluate(x, y, batch_size=len(x)),
+        lambda: model.fit(x, y, batch_size=len(x), verbose=False),
+    ):
+        try:
+            use()
+            found.append("no MemoryError")
+        except MemoryError:
+            found.append(model.predict(x[:9]))
+    return found
+
+
+@BACKENDS
+def test_a_batch_too_large_for_memory_leaves_the_model_usable(backend):
+    minicnn.use_backend(backend)
+    minicnn.set_threads(1)
+    try:
+        right = net().predict(X)
+        many = np.broadcast_to(X[:1], (200_000, *X.shape[1:])).copy()
+        many[:9] = X
+        found = measured(too_large_then_small, many, np.zeros(len(many), int), memory=60_000_000)
+    finally:
+        minicnn.set_threads(minicnn.ops.kernels.threads.MAX_THREADS)
+    assert found.error is None, found.error
+    assert len(found.value) == 3
+    for y in found.value:
+        np.testing.assert_array_equal(y, right)
+
+
+def test_a_model_of_no_images_at_all_is_still_a_model():
+    minicnn.use_backend("numpy")
+    model = Sequential([Flatten(), Dense(3)], (8, 6, 2))
+    with pytest.raises(DataError, match="images: got none"):
+        model.fit(X[:0], Y[:0], verbose=False)
+    assert model.mean is None
+    assert np.isfinite(model.predict(X)).all()
