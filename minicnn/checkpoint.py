@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minicnn import archive
+from minicnn import archive, ops
 from minicnn.errors import CheckpointError, ModelFileError
 from minicnn.files import lock, temporaries
 from minicnn.layers.base import positive
@@ -142,6 +142,7 @@ def _settings(run: Run) -> dict:
         "schedule": [float(run.schedule((steps - 1) * i // 16)) for i in range(17)],
         "augment": _told(run.augment),
         "callbacks": [type(callback).__name__ for callback in run.callbacks],
+        "backend": ops.backend(),
         "data": _fingerprint(run.images, run.targets),
         "validation data": _fingerprint(*(run.validation or ())),
     }

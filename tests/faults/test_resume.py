@@ -12,6 +12,7 @@ import os
 import numpy as np
 import pytest
 
+import minicnn
 from minicnn import BatchNorm, Checkpoint, Conv2D, Dense, Dropout, Flatten, Sequential, archive, optimizers, schedules
 from minicnn.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, StopOnNaN
 from minicnn.data import Augment
@@ -217,6 +218,12 @@ def test_another_runs_settings_are_refused_by_name_and_nothing_changes(name, beg
     np.testing.assert_array_equal(model.parameters.states, before[1])
     assert model.mean is None  # of the images
     assert begun.read_bytes() == kept
+
+
+def test_the_other_arithmetic_would_give_other_bits_and_is_refused(begun):
+    minicnn.use_backend("numba")
+    with pytest.raises(CheckpointError, match="backend: got numba, the run had numpy"):
+        fit(begun)
 
 
 def test_after_a_refusal_the_same_model_can_go_on_with_its_own_run(begun):
