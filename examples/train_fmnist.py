@@ -134,7 +134,9 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
     model = recipe.model(options.seed)
     model.summary()
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed
-    history = recipe.fit(model, train, validation, *chosen, [CSVLogger(options.out / "history.csv")], checkpoint)
+    history = recipe.fit(
+        model, train, validation, *chosen, [CSVLogger(options.out / "history.csv", options.keep_going)], checkpoint
+    )
     images = {
         "train": len(train[0]),
         "validation": len(validation[0]) if validation else 0,

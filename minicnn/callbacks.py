@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,18 +133,26 @@ class ReduceLROnPlateau(_Monitor):
 
 
 class CSVLogger(Callback):
-    """Write the figures of all epochs so far to a CSV file, a row an epoch, after every epoch."""
+    """Write the figures of all epochs so far to a CSV file, a row an epoch, after every epoch.
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = path
+    With keep_going, a file that cannot be written (a full disk) is a warning and not an OSError.
+    """
+
+    def __init__(self, path: str | os.PathLike, keep_going: bool = False):
+        self.path, self.keep_going = path, keep_going
 
     def on_epoch_end(self, run: Run) -> None:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["epoch", *run.history])
         writer.writerows(zip(range(1, run.epoch + 1), *run.history.values(), strict=True))
-        with replacing(self.path) as file:
-            file.write(text.getvalue().encode())
+        try:
+            with replacing(self.path) as file:
+                file.write(text.getvalue().encode())
+        except OSError as error:
+            if not self.keep_going:
+                raise
+            print(f"warning: {error}; going on", file=sys.stderr)
 
 
 class StopOnNaN(Callback):

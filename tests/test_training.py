@@ -831,6 +831,15 @@ def test_reduce_on_plateau_lowers_the_rate_down_to_its_minimum():
     assert history["learning_rate"] == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.3, 0.3, 0.3]
 
 
+def test_a_log_that_cannot_be_written_is_an_error_or_if_asked_a_warning(tmp_path, capsys):
+    path = tmp_path / "no such folder" / "history.csv"
+    with pytest.raises(FileNotFoundError, match=r"history\.csv"):
+        train(linear(), *blobs(), callbacks=[CSVLogger(path)])
+    history = train(linear(), *blobs(), epochs=2, callbacks=[CSVLogger(path, keep_going=True)])
+    assert len(history["loss"]) == 2
+    assert capsys.readouterr().err.count("history.csv") == 2
+
+
 def test_reduce_on_plateau_never_raises_the_rate():
     plateau = ReduceLROnPlateau(patience=1, min_rate=0.5)
     options = {"optimizer": optimizers.SGD(0.1), "callbacks": [Script([1] * 4), plateau]}
