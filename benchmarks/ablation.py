@@ -43,8 +43,7 @@ class Average(Callback):
         for mean, v in zip(self.means, now, strict=True):
             mean += (1 - self.keep) * (v - mean)
 
-    def on_epoch_end(self, run) -> None:
-        if run.epoch == run.epochs:
+        if run.step == run.epochs * run.batches:  # before the last epoch is scored
             run.model.parameters.values[:], run.model.parameters.states[:] = self.means
 
 
@@ -113,15 +112,15 @@ def main() -> None:
     for seed in range(options.seeds):
         train, validation = split(data.train_images, data.train_labels, held_out, seed)
         for name, recipe in variants(RECIPES["default"]).items():
-            if not any((r["name"], r["seed"]) == (name, seed) for r in results):
+            if not any((r["name"], r["seed"], r["data"]) == (name, seed, data.name) for r in results):
                 history = recipe.fit(recipe.model(seed), train, validation, seed=seed)
                 seconds = float(np.median(history["seconds"]))
-                results.append(
-                    {"name": name, "seed": seed, "accuracy": history["val_accuracy"][-1], "seconds": seconds}
-                )
+                share = history["val_accuracy"][-1]
+                results.append({"name": name, "seed": seed, "data": data.name, "accuracy": share, "seconds": seconds})
                 with replacing(options.out) as file:
                     file.write(json.dumps(results, indent=1).encode())
-    report(results)
+    print(f"\n{data.name}")
+    report([r for r in results if r["data"] == data.name])
 
 
 def report(results: list[dict]) -> None:

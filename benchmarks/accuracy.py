@@ -65,7 +65,11 @@ def report(out: Path) -> None:
         file.write(json.dumps(runs, indent=1).encode())
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for recipe in dict.fromkeys(run["recipe"] for run in runs):
-        print(f"| {' | '.join(row([run for run in runs if run['recipe'] == recipe]))} |")
+        alike = [run for run in runs if run["recipe"] == recipe]
+        kinds = {(run["epochs"], run["parameters"], run["dataset"]["name"]) for run in alike}
+        if len(kinds) > 1:
+            sys.exit(f"error: {out}: holds runs of {recipe} that are not alike: {sorted(kinds)}; choose another --out")
+        print(f"| {' | '.join(row(alike))} |")
 
 
 def row(runs: list[dict]) -> list[str]:
@@ -74,11 +78,12 @@ def row(runs: list[dict]) -> list[str]:
     # a run that was interrupted counts at least its epochs, whichever process they ran in
     seconds = sorted(max(run["total_seconds"], run["epochs"] * run["seconds_per_epoch"]) for run in runs)
     keys = "test_accuracy", "test_accuracy_tta", "test_accuracy_without_duplicates"
+    sample = " on a SAMPLE" if first["dataset"]["is_sample"] else ""
     return [
-        f"`{first['recipe']}`",
+        f"`{first['recipe']}`{sample}",
         str(len(runs)),
         str(first["epochs"]),
-        *(spread([run[key] for run in runs]) for key in keys),
+        *(spread([run[key] for run in runs if run[key] is not None]) for key in keys),
         f"{statistics.median(seconds):.0f} ({seconds[0]:.0f} to {seconds[-1]:.0f})",
         f"{first['parameters']:,}",
         f"{first['macs'] / 1e6:.1f} M",
@@ -87,6 +92,8 @@ def row(runs: list[dict]) -> list[str]:
 
 def spread(shares: list[float]) -> str:
     """Mean and standard deviation, in percent."""
+    if not shares:
+        return ""
     deviation = statistics.stdev(shares) if len(shares) > 1 else 0.0
     return f"{statistics.mean(shares):.2%} ± {100 * deviation:.2f}"
 

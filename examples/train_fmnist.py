@@ -43,10 +43,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
     parser.add_argument("--train-csv", help="Kaggle's fashion-mnist_train.csv")
     parser.add_argument("--test-csv", help="Kaggle's fashion-mnist_test.csv")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: runs/<time>)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results, where a finished run is replaced (default: runs/<time>)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or begin it there")
     parser.add_argument(
-        "--keep-going", action="store_true", help="a checkpoint that cannot be written is only a warning"
+        "--keep-going", action="store_true", help="a checkpoint or a history that cannot be written is only a warning"
     )
     parser.add_argument("--seed", type=_whole(0), default=0, help="of weights, order, augmentation and dropout")
     parser.add_argument("--threads", type=_whole(1), help="default: one for each core")
@@ -131,6 +133,10 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
     share = recipe.validation if options.validation is None else options.validation
     if share:
         train, validation = split(*train, share, options.seed)
+    elif any(getattr(callback, "monitor", "").startswith("val_") for callback in recipe.callbacks()):
+        raise ValueError(
+            f"--validation: got 0, but recipe {options.recipe} watches how validation images are recognised"
+        )
     model = recipe.model(options.seed)
     model.summary()
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed
@@ -168,7 +174,7 @@ def score(model, data, results: dict) -> np.ndarray:
     results["test_accuracy_tta"] = metrics.accuracy(labels, flipped)
     new = ~repeated(data.test_images, among=data.train_images)
     results["test_duplicates_of_training"] = int((~new).sum())
-    results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new])
+    results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new]) if new.any() else None
     results["calibration_error"] = metrics.calibration(labels, probabilities).error
     results["per_class"] = metrics.per_class(labels, predicted, data.class_names)
     return probabilities
@@ -213,5 +219,8 @@ if __name__ == "__main__":
     except MemoryError as error:
         sys.exit(f"error: not enough memory ({error}); try a smaller --batch-size")
     except KeyboardInterrupt:
-        print(f"\ninterrupted: nothing was scored; --resume --out '{options.out}' goes on", file=sys.stderr)
+        print(
+            f"\ninterrupted: nothing was scored; the same command with --resume --out '{options.out}' goes on",
+            file=sys.stderr,
+        )
         sys.exit(130)

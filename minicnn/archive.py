@@ -26,6 +26,7 @@ from minicnn.files import replacing
 
 MOST_MEMBERS = 10_000
 MOST_CONFIG = 4_000_000  # bytes: the history of some 30,000 epochs
+MOST_BYTES = 2**31 - 2**24  # beyond two gigabytes a zip archive has another form
 DIGEST = 64  # characters
 # The zip format's marks of a member in the list, and of the list's end (APPNOTE.TXT, 4.3).
 MEMBER, END, END64 = b"PK\1\2", b"PK\5\6", b"PK\6\7"
@@ -42,17 +43,20 @@ def write(
     Raises ModelFileError for what could not be read again, and OSError.
     """
     text = _text(config)
-    if len(text) > MOST_CONFIG or len(arrays) >= MOST_MEMBERS:
-        raise ModelFileError(f"{path}: {len(text):,} bytes of description and {len(arrays):,} arrays are too many")
+    size = sum(array.nbytes for array in arrays.values())
+    if len(text) > MOST_CONFIG or len(arrays) >= MOST_MEMBERS or size > MOST_BYTES:
+        much = f"{len(text):,} bytes of description, {len(arrays):,} arrays and {size:,} bytes of numbers"
+        raise ModelFileError(f"{path}: {much} are too many")
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in {"config": np.frombuffer(text, np.uint8), **arrays}.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
         archive.comment = b"0" * DIGEST
-    content = buffer.getvalue()[:-DIGEST]
+    content = buffer.getbuffer()[:-DIGEST]
     with replacing(path, keep) as file:
-        file.write(content + hashlib.sha256(content).hexdigest().encode())
+        file.write(content)
+        file.write(hashlib.sha256(content).hexdigest().encode())
 
 
 def as_read(config: dict) -> dict:
@@ -66,12 +70,19 @@ def _text(config: dict) -> bytes:
 
 @contextmanager
 def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
-    """Yields the archive at `path`; whatever goes wrong is a ModelFileError of one line, `what` being what was expected."""
+    """Yields the archive at `path`; whatever is wrong with it is a ModelFileError of one line.
+
+    `what` is what was expected. A file that cannot be opened is an OSError.
+    """
     try:
-        with open(path, "rb") as file:
-            yield Archive(file)
+        file = open(path, "rb")
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ModelFileError(f"{path}: a folder, expected {what} of minicnn") from None
+    try:
+        with file:
+            yield Archive(file)
     except (ModelFileError, CheckpointError) as error:
         raise type(error)(f"{path}: {_line(error, 2000)}") from None
     except MemoryError:  # sizes were checked: it is the file's due
@@ -182,7 +193,7 @@ class Archive:
 def _check_end(file: io.BufferedReader) -> None:
     """Bound the list of members before zipfile reads it: its length and count stand at the end of the file."""
     length = file.seek(0, os.SEEK_END)
-    file.seek(max(0, length - 2**16 - 22))
+    file.seek(max(0, length - 2**16 - 42))  # the longest comment, the end, and a Zip64 archive's mark before it
     tail = file.read()
     at = tail.rfind(END)
     if at < 0 or len(tail) != at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little"):

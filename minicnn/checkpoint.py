@@ -5,7 +5,7 @@
 The same call again, after whatever happened, goes on from the file. It holds all that the rest of the run depends on:
 weights, running statistics, the optimizer's moments, the callbacks' memory, the place in the epoch, the history. Random
 numbers come from (seed, epoch, batch), so a generator's state is a place too. It also holds the run's settings and a
-fingerprint of the data, and refuses to go on with others.
+fingerprint of the data, and refuses to go on with others; of callbacks and functions only the kind is compared.
 
 A file is never half written: see files.py. The last two are kept, and where the newer is damaged the older serves.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -71,9 +72,11 @@ class Checkpoint:
 
             def save(epoch_ended: bool = False) -> None:
                 nonlocal keep
-                if (epoch_ended or signals.got or run.step % self.every == 0) and self._save(run, settings, keep):
+                leaving = signals.got
+                if (epoch_ended or leaving or run.step % self.every == 0) and self._save(run, settings, keep):
                     keep = self.previous
-                signals.leave()
+                if leaving:
+                    signals.leave()
 
             yield save
             signals.leave()
@@ -150,7 +153,7 @@ def _settings(run: Run) -> dict:
 
 def _told(thing: object) -> str:
     """Its class and its attributes; one's own classes may have a repr that is an address."""
-    return f"{type(thing).__name__} {getattr(thing, '__dict__', '')}"
+    return re.sub(r" at 0x\w+", "", f"{type(thing).__name__} {getattr(thing, '__dict__', '')}")
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:

@@ -98,7 +98,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> 
 
 def confusions(matrix: np.ndarray, count: int = 10) -> list[tuple[int, int, int]]:
     """The `count` most frequent mistakes of a confusion matrix: (true class, class that was said, how often)."""
-    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, np.asarray(matrix, np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     return [
         (int(i), int(j), int(wrong[i, j])) for i, j in zip(*np.divmod(order, len(matrix)), strict=True) if wrong[i, j]

@@ -69,9 +69,9 @@ class Recipe:
         )
 
 
-def _convolution(filters: int, stride: int = 1, pool: bool = False) -> list[Layer]:
+def _convolution(filters: int, pool: bool = False) -> list[Layer]:
     """Convolution, batch normalisation and ReLU; a pooling between them leaves the last two a quarter of the work."""
-    layers = [Conv2D(filters, 3, stride=stride, use_bias=False), BatchNorm(activation="relu")]
+    layers = [Conv2D(filters, 3, use_bias=False), BatchNorm(activation="relu")]
     return [layers[0], MaxPool2D(), layers[1]] if pool else layers
 
 

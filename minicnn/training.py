@@ -116,17 +116,22 @@ def fit(
     longer finite. Ctrl-C leaves the model with the weights it has, and passes on.
     """
     optimizer, loss = optimizers.get(optimizer), losses.get(loss)
-    validation = _checked(model, *validation_data, loss) if validation_data is not None else None
+    images, targets = _checked(model, x, y, loss)
     run = Run(
-        *(
-            model,
-            *_checked(model, x, y, loss),
-            validation,
-            positive(epochs, "epochs"),
-            positive(batch_size, "batch_size"),
-        ),
-        *(optimizer, _weighted(loss, class_weight), loss, schedule or schedules.constant(optimizer.learning_rate)),
-        *(augment, list(callbacks), seed, verbose),
+        model=model,
+        images=images,
+        targets=targets,
+        validation=_checked(model, *validation_data, loss) if validation_data is not None else None,
+        epochs=positive(epochs, "epochs"),
+        batch_size=positive(batch_size, "batch_size"),
+        optimizer=optimizer,
+        loss=_weighted(loss, class_weight),
+        plain_loss=loss,
+        schedule=schedule or schedules.constant(optimizer.learning_rate),
+        augment=augment,
+        callbacks=list(callbacks),
+        seed=seed,
+        verbose=verbose,
     )
     if not callable(run.schedule):
         raise ValueError(f"schedule: got {schedule!r}, expected a function from the step to the learning rate")

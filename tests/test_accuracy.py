@@ -22,6 +22,7 @@ def accuracy():
 
 def metrics(seed, share):
     return {
+        "dataset": {"name": "Fashion-MNIST", "is_sample": False},
         **{"recipe": "default", "seed": seed, "epochs": 3, "parameters": 1234, "macs": 5_600_000},
         **{"test_accuracy": share, "test_accuracy_tta": share + 0.01, "test_accuracy_without_duplicates": share - 0.01},
         **{"total_seconds": 10.0 + seed, "seconds_per_epoch": 3.0},
@@ -51,6 +52,15 @@ def test_complete_runs_are_not_run_again_and_the_others_are(accuracy, tmp_path, 
     shares = "91.00% ± 1.00 | 92.00% ± 1.00 | 90.00% ± 1.00"
     assert line == f"| `default` | 3 | 3 | {shares} | 11 (10 to 12) | 1,234 | 5.6 M |"
     assert len(json.loads((tmp_path / "results.json").read_text())) == 3
+
+
+def test_runs_that_are_not_alike_are_not_averaged(accuracy, tmp_path):
+    for seed, epochs in ((0, 3), (1, 1)):
+        folder = tmp_path / f"default-{seed}"
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps(metrics(seed, 0.9) | {"epochs": epochs}))
+    with pytest.raises(SystemExit, match="holds runs of default that are not alike"):
+        accuracy.report(tmp_path)
 
 
 def test_an_unknown_recipe_is_refused(accuracy, monkeypatch, capsys):

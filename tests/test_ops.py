@@ -25,6 +25,7 @@ from numba import config
 
 from minicnn import ops
 from minicnn.ops import kernels, reference
+from minicnn.ops.kernels import lanes
 
 BACKWARD = [name for name in ops.OPERATIONS if name.endswith("_backward")]
 FUSED = [name for name in ops.OPERATIONS if "relu" in inspect.signature(getattr(reference, name)).parameters]
@@ -355,6 +356,21 @@ def test_kernels_agree_with_reference_on_more_images_and_weights_than_tasks_have
     backward = backward_arguments("conv2d_backward", drawn, lambda *shape: rng.standard_normal(shape, np.float32))
     for name, arguments in ("conv2d", drawn), ("conv2d_backward", backward):
         assert_close(call(kernels, name, arguments, read_only=True), call(reference, name, arguments), np.float32)
+
+
+@pytest.mark.parametrize("halves", [1, 3, 5, 7])
+def test_a_first_layers_weights_and_bias_for_any_number_of_half_vectors(halves):
+    f = halves * lanes.best_block(np.float32).shape[1] // 2
+    rng = np.random.default_rng(0)
+    x, dy, w = (rng.standard_normal(s, np.float32) for s in [(19, 6, 5, 2), (19, 6, 5, f), (3, 3, 2, f)])
+    found = []
+    for module in kernels, reference:
+        dw, db = np.empty_like(w), np.empty(f, np.float32)
+        plain = (1, 1), ((1, 1), (1, 1)), (1, 1), 1
+        assert module.conv2d_backward(dy, x, w, dy, dw, db, *plain, relu=True, need_dx=False) is None
+        found.append((dw, db))
+    for got, expected in zip(*found, strict=True):
+        assert_close(got, expected, np.float32)
 
 
 @pytest.mark.parametrize("name", ops.OPERATIONS)

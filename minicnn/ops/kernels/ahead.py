@@ -16,7 +16,9 @@ PROGRAM = "import sys; sys.path[:] = {path!r}; from minicnn.ops.kernels import a
 
 
 def start() -> None:
-    """Start the other process, where the system lets one; it ends by itself, and says nothing."""
+    """Start the other process, where there is a Python to start; it ends by itself, and says nothing."""
+    if not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
+        return
     quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
     command = [sys.executable, "-c", PROGRAM.format(path=sys.path)]
     try:

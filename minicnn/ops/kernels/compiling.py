@@ -12,6 +12,8 @@ import os
 import shutil
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -62,7 +64,8 @@ class Announcer(event.Listener):
         if function.__module__.startswith(__package__) and not self.said:
             self.said = True
             print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
-        if function.__qualname__ == "winograd._forward.launch" and not self.helped and _cache_folder.lasts:
+        large = function.__qualname__ == "winograd._forward.launch"  # five seconds; as threads.parallel names it
+        if large and not self.helped and _cache_folder.lasts and config.NUMBA_NUM_THREADS > 1:
             self.helped = True
             ahead.start()
 
@@ -88,6 +91,15 @@ class _cache_folder:
         config.CACHE_DIR = self.before
 
 
+def _tidy(place: str, used: str) -> None:
+    """Remove the folders of sources that nobody has run for a month."""
+    with suppress(OSError):  # such as another process that tidies too
+        os.utime(used)
+        for old in Path(place).glob("kernels-*"):
+            if time.time() - old.stat().st_mtime > 30 * 24 * 3600:
+                shutil.rmtree(old)
+
+
 def _writable_folder() -> str:
     source = hashlib.sha256(numba.__version__.encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -100,6 +112,7 @@ def _writable_folder() -> str:
         try:
             os.makedirs(folder, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
+                _tidy(place, folder)
                 return folder
         except OSError:
             continue

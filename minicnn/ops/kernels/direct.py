@@ -19,7 +19,6 @@ import numpy as np
 from minicnn.ops.kernels.compiling import helper, kernel
 from minicnn.ops.kernels.lanes import (
     apart,
-    best_block,
     gate,
     load,
     load_rows,
@@ -393,8 +392,10 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
     kh, kw, c, f = w.shape
     dtype, rows = x.dtype, kh * kw * c
     windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
-    alone = not need_dx and groups == 1 and f % (best_block(dtype).shape[1] // 2) == 0
-    block = weights_block(rows, f, dtype) if alone else panel_block(f // groups, dtype, ROWS)
+    block = weights_block(rows, f, dtype)
+    alone = not need_dx and groups == 1 and f % block.shape[1] == 0
+    if not alone:
+        block = panel_block(f // groups, dtype, ROWS)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
     partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
     sums = scratch("db", (tasks, f), dtype)
@@ -406,10 +407,10 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
         dx = _backward_all(
             block, dy, x, w, y, relu, windows, partial, sums, frames, need_dx, out, stride, padding, dilation
         )
-    flat = result(dw, dw.shape, dtype).reshape(rows, f)
-    _reduce(partial, flat)
-    if not np.shares_memory(flat, dw):
-        dw[...] = flat.reshape(dw.shape)
+    target = result(dw, dw.shape, dtype)
+    _reduce(partial, target.reshape(rows, f))
+    if target is not dw:
+        dw[...] = target
     if db is not None:
         db[...] = sums.sum(axis=0)
     return dx if need_dx else None
