@@ -79,7 +79,7 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise ModelFileError(f"{path}: a folder, expected {what} of minicnn") from None
+        raise ModelFileError(f"{path}: not {what} of minicnn (a folder)") from None
     try:
         with file:
             yield Archive(file)
