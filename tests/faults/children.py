@@ -56,6 +56,12 @@ class Nursery:
         child.wait()
         return child
 
+    def model(self, out: Path, *arguments) -> bytes:
+        """The model file of an undisturbed run."""
+        child = self.run(out, *arguments)
+        assert child.code == 0, child.said
+        return (out / "model.npz").read_bytes()
+
     def close(self):
         with self.process:
             self.process.stdin.close()

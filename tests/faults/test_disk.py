@@ -27,10 +27,7 @@ def litter(out):
 
 @pytest.fixture(scope="module")
 def reference(nursery, tmp_path_factory):
-    out = tmp_path_factory.mktemp("reference") / "out"
-    child = nursery.run(out, *SHORT)
-    assert child.code == 0, child.said
-    return (out / "model.npz").read_bytes()
+    return nursery.model(tmp_path_factory.mktemp("reference") / "out", *SHORT)
 
 
 def begin(nursery, out):
@@ -52,9 +49,7 @@ def test_a_file_size_limit_is_told_and_the_checkpoint_before_it_stays(begun, nur
     assert litter(out) == []
     if begun:
         assert (out / "checkpoint.npz").read_bytes() == kept
-    child = nursery.run(out, *SHORT, "--resume")
-    assert child.code == 0, child.said
-    assert (out / "model.npz").read_bytes() == reference
+    assert nursery.model(out, *SHORT, "--resume") == reference
 
 
 def test_a_run_that_was_told_to_keep_going_ends_with_the_same_model(nursery, reference, tmp_path):

@@ -19,16 +19,11 @@ SHORT = ["--epochs", 2, "--batch-size", 4]  # 23 steps each
 @pytest.fixture(scope="module")
 def reference(nursery, tmp_path_factory):
     """The model that an undisturbed run ends with."""
-    out = tmp_path_factory.mktemp("reference") / "out"
-    child = nursery.run(out, *SHORT)
-    assert child.code == 0, child.said
-    return (out / "model.npz").read_bytes()
+    return nursery.model(tmp_path_factory.mktemp("reference") / "out", *SHORT)
 
 
 def check_that_it_goes_on(nursery, out, reference):
-    child = nursery.run(out, *SHORT, "--resume")
-    assert child.code == 0, child.said
-    assert (out / "model.npz").read_bytes() == reference
+    assert nursery.model(out, *SHORT, "--resume") == reference
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
