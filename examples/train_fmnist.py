@@ -97,8 +97,8 @@ def main(options: argparse.Namespace) -> None:
         checkpoint = prepare(out, options)
         results, model, history = train(data, checkpoint, options)
         model.save(out / "model.npz")
-        probabilities = score(model, data, results)
-        draw(out, data, RECIPES[options.recipe], model, history, probabilities, options.seed)
+        probabilities, matrix = score(model, data, results)
+        draw(out, data, RECIPES[options.recipe], model, history, probabilities, matrix, options.seed)
         results |= {
             "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
             "total_seconds": time.perf_counter() - start,
@@ -108,7 +108,7 @@ def main(options: argparse.Namespace) -> None:
         }
         with replacing(out / "metrics.json") as file:
             file.write(json.dumps(results, indent=2).encode())
-    tell(results, data, probabilities)
+    tell(results, data, matrix)
     print(f"results and pictures: {out}")
 
 
@@ -162,8 +162,8 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
     return results, model, history
 
 
-def score(model, data, results: dict) -> np.ndarray:
-    """Score the test images, once, and write the figures down; returns their probabilities."""
+def score(model, data, results: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Score the test images, once, and write the figures down; returns their probabilities and the confusion matrix."""
     logits = model.outputs(data.test_images)
     # plain cross-entropy, without the label smoothing that the losses of training and validation may have
     results["test_loss"], _ = losses.CrossEntropy()(logits, data.test_labels)
@@ -177,12 +177,11 @@ def score(model, data, results: dict) -> np.ndarray:
     results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new]) if new.any() else None
     results["calibration_error"] = metrics.calibration(labels, probabilities).error
     results["per_class"] = metrics.per_class(labels, predicted, data.class_names)
-    return probabilities
+    return probabilities, metrics.confusion_matrix(labels, predicted, len(data.class_names))
 
 
-def tell(results: dict, data, probabilities) -> None:
+def tell(results: dict, data, matrix) -> None:
     """The result in a few lines, and where the errors are."""
-    matrix = metrics.confusion_matrix(data.test_labels, probabilities.argmax(axis=1), len(data.class_names))
     worst = [f"{data.class_names[i]} called {data.class_names[j]} ({k})" for i, j, k in metrics.confusions(matrix, 4)]
     print(
         f"\n{data.name}: test accuracy {results['test_accuracy']:.2%} ({results['test_accuracy_tta']:.2%} averaged with "
@@ -194,13 +193,12 @@ def tell(results: dict, data, probabilities) -> None:
         print("THE SCORE IS THAT OF A SMALL SAMPLE, not of Fashion-MNIST.")
 
 
-def draw(out, data, recipe, model, history, probabilities, seed) -> None:
+def draw(out, data, recipe, model, history, probabilities, matrix, seed) -> None:
     """The seven pictures."""
     note = f"{data.name}: not the data set's score" if data.is_sample else ""
     names, labels = data.class_names, data.test_labels
     plots.curves(history, out / "curves.png", note=note)
     plots.errors(data.test_images, labels, probabilities, names, out / "errors.png", note=note)
-    matrix = metrics.confusion_matrix(labels, probabilities.argmax(axis=1), len(names))
     plots.confusion(matrix, names, out / "confusion.png", note=note)
     plots.mistakes(matrix, names, out / "mistakes.png", note=note)
     plots.reliability(labels, probabilities, out / "reliability.png", note=note)

@@ -1,7 +1,7 @@
 """Recipes: a network for Fashion-MNIST together with everything that its training needs.
 
-`RECIPES["default"]` is what a newcomer's first run trains; "record" has the best score, after 30 epochs of a wider network;
-"seed" is the Keras notebook this project began from.
+`RECIPES["default"]` is what a newcomer's first run trains; "fast94" goes on with its network until 94%; "record" has the
+best score, after 30 epochs of a wider network; "seed" is the Keras notebook this project began from.
 """
 
 from __future__ import annotations
@@ -114,13 +114,24 @@ RECIPES = {
         callbacks=list,
         validation=0.05,
     ),
+    "fast94": Recipe(
+        network=small_vgg,
+        epochs=12,
+        batch_size=128,
+        optimizers={"adamw": lambda: AdamW(1e-2, weight_decay=0.05), "adam": lambda: Adam(1e-2)},
+        schedule=one_cycle,
+        augment=Augment(horizontal_flip=True, crop_padding=1),
+        loss=CrossEntropy(label_smoothing=0.1),
+        callbacks=list,
+        validation=0.0,
+    ),
     "record": Recipe(
         network=lambda: small_vgg(48, 96, 192),
         epochs=30,
         batch_size=128,
-        optimizers={"adamw": lambda: AdamW(6e-3, weight_decay=0.05), "adam": lambda: Adam(6e-3)},
+        optimizers={"adamw": lambda: AdamW(8e-3, weight_decay=0.05), "adam": lambda: Adam(8e-3)},
         schedule=one_cycle,
-        augment=Augment(horizontal_flip=True, crop_padding=2, erase=8),
+        augment=Augment(horizontal_flip=True, crop_padding=1, erase=4),
         loss=CrossEntropy(label_smoothing=0.1),
         callbacks=list,
         validation=0.0,

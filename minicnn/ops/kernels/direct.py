@@ -413,11 +413,11 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
         dw[...] = target
     if db is not None:
         db[...] = sums.sum(axis=0)
-    return dx if need_dx else None
+    return dx
 
 
 def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, need_dx, out, stride, padding, dilation):
-    """dx; both products of an image run while it is in the cache."""
+    """dx, where it is needed; both products of an image run while it is in the cache."""
     (kh, kw, c, f), dtype, (tasks, groups) = w.shape, x.dtype, partial.shape[:2]
     back = backward_windows(x.shape[1:], dy.shape[1:], (kh, kw), stride, padding, dilation)
     dx_block = panel_block(c, dtype, ROWS) if need_dx else block
@@ -433,4 +433,4 @@ def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, need
         *(block, one_row(f, dtype), dy, x, y, relu, windows, partial, sums, frames),
         *(need_dx, dx_block, back, turned, dx, dys, spills),
     )
-    return dx
+    return dx if need_dx else None
