@@ -40,22 +40,17 @@ def main() -> None:
             parser.error(f"--recipes: got {recipe}, expected some of {', '.join(RECIPES)}")
     for recipe in recipes:
         for seed in range(options.seeds):
-            folder = options.out / f"{recipe}-{seed}"
-            if not (folder / "metrics.json").exists():
-                command = [
-                    sys.executable,
-                    TRAIN,
-                    "--resume",
-                    "--recipe",
-                    recipe,
-                    "--seed",
-                    seed,
-                    "--out",
-                    folder,
-                    *options.rest,
-                ]
-                subprocess.run([str(part) for part in command], check=True)
+            finished(recipe, seed, options.out, options.rest)
             report(options.out)
+
+
+def finished(recipe: str, seed: int, out: Path, options: list[str]) -> Path:
+    """The folder of that run, complete: what is missing of it is run."""
+    folder = out / f"{recipe}-{seed}"
+    if not (folder / "metrics.json").exists():
+        command = [sys.executable, TRAIN, "--resume", "--recipe", recipe, "--seed", seed, "--out", folder, *options]
+        subprocess.run([str(part) for part in command], check=True)
+    return folder
 
 
 def report(out: Path) -> None:

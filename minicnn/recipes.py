@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minicnn.callbacks import Callback, ReduceLROnPlateau
 from minicnn.data import Augment
@@ -102,38 +102,27 @@ def seed_network() -> list[Layer]:
     ]
 
 
+DEFAULT = Recipe(
+    network=small_vgg,
+    epochs=3,
+    batch_size=128,
+    optimizers={"adamw": lambda: AdamW(1e-2, weight_decay=0.05), "adam": lambda: Adam(1e-2)},
+    schedule=one_cycle,
+    augment=Augment(horizontal_flip=True),
+    loss=CrossEntropy(label_smoothing=0.1),
+    callbacks=list,
+    validation=0.05,
+)
+
 RECIPES = {
-    "default": Recipe(
-        network=small_vgg,
-        epochs=3,
-        batch_size=128,
-        optimizers={"adamw": lambda: AdamW(1e-2, weight_decay=0.05), "adam": lambda: Adam(1e-2)},
-        schedule=one_cycle,
-        augment=Augment(horizontal_flip=True),
-        loss=CrossEntropy(label_smoothing=0.1),
-        callbacks=list,
-        validation=0.05,
-    ),
-    "fast94": Recipe(
-        network=small_vgg,
-        epochs=12,
-        batch_size=128,
-        optimizers={"adamw": lambda: AdamW(1e-2, weight_decay=0.05), "adam": lambda: Adam(1e-2)},
-        schedule=one_cycle,
-        augment=Augment(horizontal_flip=True, crop_padding=1),
-        loss=CrossEntropy(label_smoothing=0.1),
-        callbacks=list,
-        validation=0.0,
-    ),
-    "record": Recipe(
+    "default": DEFAULT,
+    "fast94": replace(DEFAULT, epochs=12, augment=Augment(horizontal_flip=True, crop_padding=1), validation=0.0),
+    "record": replace(
+        DEFAULT,
         network=lambda: small_vgg(48, 96, 192),
         epochs=30,
-        batch_size=128,
         optimizers={"adamw": lambda: AdamW(8e-3, weight_decay=0.05), "adam": lambda: Adam(8e-3)},
-        schedule=one_cycle,
         augment=Augment(horizontal_flip=True, crop_padding=1, erase=4),
-        loss=CrossEntropy(label_smoothing=0.1),
-        callbacks=list,
         validation=0.0,
     ),
     "seed": Recipe(

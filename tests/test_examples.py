@@ -168,7 +168,7 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch
         (["--backend", "cuda"], "argument --backend: invalid choice: 'cuda'"),
         (
             ["--optimizer", "sgd"],
-            "--optimizer: got sgd; for recipe default: default: adamw, adam; record: ",
+            "--optimizer: got sgd; for recipe default: default: adamw, adam; fast94: ",
         ),
     ],
 )
