@@ -116,7 +116,7 @@ DEFAULT = Recipe(
 
 RECIPES = {
     "default": DEFAULT,
-    "fast94": replace(DEFAULT, epochs=12, augment=Augment(horizontal_flip=True, crop_padding=1), validation=0.0),
+    "fast94": replace(DEFAULT, epochs=8, augment=Augment(horizontal_flip=True, crop_padding=1), validation=0.0),
     "record": replace(
         DEFAULT,
         network=lambda: small_vgg(48, 96, 192),
