@@ -40,7 +40,7 @@ class GlobalMax(nn.Module):
 
 
 def network() -> nn.Sequential:
-    """The recipe's layers, one by one, with the same distribution of first weights."""
+    """The recipe's layers, one by one, with first weights as He et al. (2015) draw them."""
     found, channels = [], 1
     for layer in RECIPE.network():
         if isinstance(layer, Conv2D):
