@@ -18,69 +18,16 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
+import ingredients as new
 import numpy as np
+from accuracy import spread
 
-from minicnn.callbacks import Callback
 from minicnn.data import Augment, load_fashion_mnist, split
 from minicnn.files import replacing
-from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, GlobalMaxPool2D, Layer, Residual
 from minicnn.losses import CrossEntropy
 from minicnn.optimizers import SGD, Adam, AdamW
 from minicnn.recipes import RECIPES, Recipe, small_vgg
 from minicnn.schedules import constant
-
-
-class Average(Callback):
-    """An exponential moving average of the weights and running statistics (Polyak and Juditsky, 1992), used at the end."""
-
-    def __init__(self, keep: float):
-        self.keep = keep
-
-    def on_train_begin(self, run) -> None:
-        self.means = None
-
-    def on_step_end(self, run) -> None:
-        now = run.model.parameters.values, run.model.parameters.states
-        if self.means is None:
-            self.means = [v.copy() for v in now]
-        for mean, v in zip(self.means, now, strict=True):
-            mean += (1 - self.keep) * (v - mean)
-
-        if run.step == run.epochs * run.batches:  # before the last epoch is scored
-            run.model.parameters.values[:], run.model.parameters.states[:] = self.means
-
-
-def silu_network() -> list:
-    """The default network with SiLU in place of ReLU."""
-    layers = small_vgg()
-    return [BatchNorm(activation="silu") if isinstance(layer, BatchNorm) else layer for layer in layers]
-
-
-def residual_network(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
-    """Seven 3x3 convolutions at 28x28, 14x14 and 7x7 pixels, four of them in two residual blocks (He et al., 2015)."""
-
-    def convolution(filters: int, stride: int = 1) -> list[Layer]:
-        return [Conv2D(filters, 3, stride=stride, use_bias=False), BatchNorm(activation="relu")]
-
-    def block(filters: int) -> Layer:
-        last = [Conv2D(filters, 3, use_bias=False), BatchNorm()]
-        return Residual(*convolution(filters), *last, activation="relu")
-
-    return [
-        *convolution(a),
-        *convolution(b, stride=2),
-        block(b),
-        *convolution(c, stride=2),
-        block(c),
-        GlobalMaxPool2D(),
-        Dense(10),
-    ]
-
-
-def dropout_network() -> list[Layer]:
-    """The default network, with dropout before its dense layer."""
-    *features, dense = small_vgg()
-    return [*features, Dropout(0.3), dense]
 
 
 def short_study() -> dict[str, Recipe]:
@@ -99,9 +46,15 @@ def short_study() -> dict[str, Recipe]:
         "batches of 256": replace(recipe, batch_size=256),
         "with moves by a pixel": replace(recipe, augment=Augment(horizontal_flip=True, crop_padding=1)),
         "with squares of 8 erased": replace(recipe, augment=Augment(horizontal_flip=True, erase=8)),
-        "with averaged weights": replace(recipe, callbacks=lambda: [Average(0.99)]),
-        "SiLU in place of ReLU": replace(recipe, network=silu_network),
-        "a residual network of seven convolutions": replace(recipe, network=residual_network),
+        "with averaged weights": replace(recipe, callbacks=lambda: [new.Average(0.99)]),
+        "with lookahead": replace(recipe, callbacks=lambda: [new.Lookahead()]),
+        "biases, scales and shifts at 4 times the rate": with_optimizer(recipe, lambda: new.TwoRates(1e-2, 4, 0.05)),
+        "a triangle in place of half cosines": replace(recipe, schedule=new.triangle),
+        "a frozen first convolution that whitens": replace(recipe, network=new.whitening_network),
+        "first weights that copy": replace(recipe, network=new.dirac_network),
+        "with squeeze-and-excite": replace(recipe, network=new.squeeze_network),
+        "SiLU in place of ReLU": replace(recipe, network=new.silu_network),
+        "a residual network of seven convolutions": replace(recipe, network=new.residual_network),
     }
 
 
@@ -122,9 +75,10 @@ def long_study() -> dict[str, Recipe]:
         "without label smoothing": replace(recipe, loss=CrossEntropy()),
         "without weight decay": with_optimizer(recipe, lambda: Adam(1e-2)),
         "three times the weight decay": with_optimizer(recipe, lambda: AdamW(1e-2, weight_decay=0.15)),
-        "with dropout before the dense layer": replace(recipe, network=dropout_network),
-        "with averaged weights": replace(recipe, callbacks=lambda: [Average(0.998)]),
-        "a residual network of seven convolutions": replace(recipe, network=residual_network),
+        "with dropout before the dense layer": replace(recipe, network=new.dropout_network),
+        "with averaged weights": replace(recipe, callbacks=lambda: [new.Average(0.998)]),
+        "with squeeze-and-excite": replace(recipe, network=new.squeeze_network),
+        "a residual network of seven convolutions": replace(recipe, network=new.residual_network),
     }
 
 
@@ -167,10 +121,9 @@ def report(results: list[dict]) -> None:
     base = statistics.mean(accuracy["as it is"])
     print("\n| the recipe | validation accuracy | points | an epoch takes |\n|---|---|---|---|")
     for name in sorted(names, key=lambda n: -statistics.mean(accuracy[n])):
-        mean = statistics.mean(accuracy[name])
-        spread = statistics.stdev(accuracy[name]) if len(accuracy[name]) > 1 else 0.0
+        points = 100 * (statistics.mean(accuracy[name]) - base)
         ratio = statistics.median(seconds[name]) / statistics.median(seconds["as it is"])
-        print(f"| {name} | {mean:.2%} ± {100 * spread:.2f} | {100 * (mean - base):+.2f} | {ratio:.2f} |")
+        print(f"| {name} | {spread(accuracy[name])} | {points:+.2f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import fields
-from pathlib import Path
 
+import ablation
+import ingredients
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
-
-
-@pytest.fixture(scope="module")
-def ablation():
-    spec = importlib.util.spec_from_file_location("ablation", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from minicnn import Conv2D, Sequential, gradcheck
+from minicnn.optimizers import AdamW
+from minicnn.parameters import Parameters
+from minicnn.recipes import small_vgg
 
 
 @pytest.mark.parametrize("study", ["short_study", "long_study"])
-def test_variants_differ_from_the_recipe_in_one_thing(ablation, study):
+def test_variants_differ_from_the_recipe_in_one_thing(study):
     recipes = getattr(ablation, study)()
     base = recipes.pop("as it is")
     for name, recipe in recipes.items():
@@ -31,27 +26,82 @@ def test_variants_differ_from_the_recipe_in_one_thing(ablation, study):
         assert recipe.model().output_shapes[-1] == (10,), name
 
 
-def test_averaged_weights_are_the_moving_average(ablation):
-    class Parameters:
-        values, states = np.array([1.0, 2.0]), np.array([5.0])
+class Run:
+    """As much of a training run as a callback sees."""
 
-    class Run:
-        epochs, batches, step = 1, 2, 1
+    def __init__(self, values, states, epochs=1, batches=2):
+        self.epochs, self.batches, self.step, self.model = epochs, batches, 0, self
+        self.parameters = Parameters()
+        self.parameters.values, self.parameters.states = np.array(values), np.array(states)
 
-        class model:
-            parameters = Parameters
-
-    average = ablation.Average(0.75)
-    average.on_train_begin(Run)
-    average.on_step_end(Run)
-    np.testing.assert_array_equal(Parameters.values, [1, 2])  # nothing is replaced before the last step
-    Run.step, Parameters.values, Parameters.states = 2, np.array([5.0, 2.0]), np.array([1.0])
-    average.on_step_end(Run)
-    np.testing.assert_allclose(Parameters.values, [2, 2])
-    np.testing.assert_allclose(Parameters.states, [4])
+    def end_step(self, callback, values, states=(0.0,)):
+        self.step += 1
+        self.parameters.values[:], self.parameters.states[:] = values, states
+        callback.on_step_end(self)
+        return self.parameters.values
 
 
-def test_the_table_compares_with_the_recipe_as_it_is(ablation, capsys):
+def test_averaged_weights_are_the_moving_average():
+    run, average = Run([0.0, 0.0], [0.0]), ingredients.Average(0.75)
+    average.on_train_begin(run)
+    np.testing.assert_array_equal(run.end_step(average, [1, 2], [5]), [1, 2])  # replaced only after the last step
+    np.testing.assert_allclose(run.end_step(average, [5, 2], [1]), [2, 2])
+    np.testing.assert_allclose(run.parameters.states, [4])
+
+
+def test_lookahead_goes_half_of_the_way():
+    run, lookahead = Run([0.0], [0.0]), ingredients.Lookahead(every=2)
+    lookahead.on_train_begin(run)
+    assert [run.end_step(lookahead, [w])[0] for w in (1, 4, 3, 6)] == [1, 2, 3, 4]
+
+
+def test_two_rates():
+    one, other = (Sequential(small_vgg(), (8, 8, 1), seed=0) for _ in range(2))
+    for model, optimizer in ((one, AdamW(1e-2, weight_decay=0.05)), (other, ingredients.TwoRates(1e-2, 4, 0.05))):
+        before = model.parameters.values.copy()
+        model.parameters.grads[:] = 1
+        optimizer.step(model.parameters)
+        model.moved = model.parameters.values - before
+    kernels = one.parameters.decayed
+    np.testing.assert_array_equal(other.moved[:kernels], one.moved[:kernels])
+    np.testing.assert_allclose(other.moved[kernels:], 4 * one.moved[kernels:], rtol=1e-5)
+
+
+def test_a_triangle():
+    rate = ingredients.triangle(2.0, 8)
+    np.testing.assert_allclose([rate(step) for step in range(8)], [1, 2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0], atol=1e-12)
+
+
+def test_squeeze_and_excite_has_the_right_gradient():
+    x = np.random.default_rng(0).standard_normal((3, 4, 5, 6))
+    report = gradcheck(ingredients.SqueezeExcite(), x)
+    assert report.ok, report
+
+
+def test_first_weights_that_copy():
+    layer = Conv2D(6, 3, use_bias=False, kernel_initializer=ingredients.dirac)
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 4)).astype("float32")
+    y = Sequential([layer], x.shape[1:], seed=0).forward(x)
+    np.testing.assert_array_equal(y[..., :4], x)
+    assert np.abs(y[..., 4:]).min() > 0
+
+
+def test_whitening_makes_patches_uncorrelated_and_does_not_learn():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 12, 12, 1)).astype("float32")
+    x += np.roll(x, 1, axis=1) + np.roll(x, 1, axis=2)
+    model = Sequential([ingredients.Whitening(), Conv2D(2, 3)], (12, 12, 1), seed=0)
+    model.forward(x, training=True)
+    model.backward(np.ones((200, 12, 12, 2), "float32"))
+    kernels = model.layers[0].w.value.copy()
+    patches = np.lib.stride_tricks.sliding_window_view(x[..., 0], (3, 3), axis=(1, 2)).reshape(-1, 9)
+    np.testing.assert_allclose(np.cov(patches @ kernels.reshape(9, 18)[:, :9], rowvar=False), np.eye(9), atol=0.1)
+    np.testing.assert_array_equal(kernels[..., 9:], -kernels[..., :9])
+    model.forward(2 * x, training=True)
+    np.testing.assert_array_equal(model.layers[0].w.value, kernels)
+
+
+def test_the_table_compares_with_the_recipe_as_it_is(capsys):
     def run(name, accuracy, seconds):
         return {"name": name, "accuracy": accuracy, "seconds": seconds}
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import accuracy
 import pytest
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accuracy.py"
-
-
-@pytest.fixture
-def accuracy():
-    spec = importlib.util.spec_from_file_location("accuracy", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def metrics(seed, share):
@@ -29,7 +19,7 @@ def metrics(seed, share):
     }
 
 
-def test_complete_runs_are_not_run_again_and_the_others_are(accuracy, tmp_path, monkeypatch, capsys):
+def test_complete_runs_are_not_run_again_and_the_others_are(tmp_path, monkeypatch, capsys):
     started = []
 
     def run(command, check):
@@ -54,7 +44,7 @@ def test_complete_runs_are_not_run_again_and_the_others_are(accuracy, tmp_path, 
     assert len(json.loads((tmp_path / "results.json").read_text())) == 3
 
 
-def test_runs_that_are_not_alike_are_not_averaged(accuracy, tmp_path):
+def test_runs_that_are_not_alike_are_not_averaged(tmp_path):
     for seed, epochs in ((0, 3), (1, 1)):
         folder = tmp_path / f"default-{seed}"
         folder.mkdir()
@@ -63,7 +53,7 @@ def test_runs_that_are_not_alike_are_not_averaged(accuracy, tmp_path):
         accuracy.report(tmp_path)
 
 
-def test_an_unknown_recipe_is_refused(accuracy, monkeypatch, capsys):
+def test_an_unknown_recipe_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["accuracy.py", "--recipes", "default,pie"])
     with pytest.raises(SystemExit):
         accuracy.main()
