@@ -3,11 +3,11 @@
     python benchmarks/ablation.py --study short --seeds 3
     python benchmarks/ablation.py --study long --seeds 1
 
-short: the default recipe, 3 epochs of 55,000 training images, compared on the other 5,000. long: the record's training, but
-20 epochs of the default's network on half of the training images, so that an image meets as many weights as in the record,
-compared on the other half. The test images are not touched. Runs that are in the results' file are not run again. The table
-gives the mean and standard deviation over the seeds, the difference to the recipe as it is, and how many times as long an
-epoch takes.
+short: the default recipe, 3 epochs of 55,000 training images, compared on the other 5,000. long: the record's augmentation,
+but 20 epochs of the default's network and rate on half of the training images, which is about as many weights for an image
+as in the record (14 and 16), compared on the other half. The test images are not touched. Runs that are in the
+results' file are not run again. The table gives the mean and standard deviation over the seeds, the difference to the recipe
+as it is, and how many times as long an epoch takes.
 """
 
 from __future__ import annotations

@@ -86,11 +86,9 @@ def row(runs: list[dict]) -> list[str]:
 
 
 def spread(shares: list[float]) -> str:
-    """Mean and standard deviation, in percent."""
-    if not shares:
-        return ""
-    deviation = statistics.stdev(shares) if len(shares) > 1 else 0.0
-    return f"{statistics.mean(shares):.2%} ± {100 * deviation:.2f}"
+    """Mean and standard deviation, in percent; of one share, itself."""
+    deviation = f" ± {100 * statistics.stdev(shares):.2f}" if len(shares) > 1 else ""
+    return f"{statistics.mean(shares):.2%}{deviation}" if shares else ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What the ablation tries and the library does not have, since it did not earn its place; and other networks.
+"""What the ablation tries and the library does not have, and other networks.
 
-A callback for each way of averaging weights, an optimizer with two rates, first weights, two layers, five networks.
+Callbacks that average weights, a schedule, an optimizer with two rates, first weights, two layers, networks. Why each was
+left out is in ablation.md.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def triangle(peak: float, steps: int, warm: float = 0.25) -> Schedule:
 
 
 class TwoRates(AdamW):
-    """AdamW whose biases, scales and shifts learn `times` as fast as its kernels."""
+    """AdamW whose biases, scales and shifts, known by having no decay, learn `times` as fast as its kernels."""
 
     def __init__(self, learning_rate: float, times: float, weight_decay: float):
         super().__init__(learning_rate, weight_decay=weight_decay)
@@ -70,7 +71,7 @@ class TwoRates(AdamW):
 
 
 def dirac(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """First outputs copy the inputs, the others as usual (Zagoruyko and Komodakis, 2017); not for one channel."""
+    """First outputs copy the inputs, the others as usual (after Zagoruyko and Komodakis, 2017); not for one channel."""
     w = initializers.he(shape, rng)
     kh, kw, c, filters = shape
     if c > 1:
@@ -115,7 +116,7 @@ class SqueezeExcite(Layer):
 
 class Whitening(Layer):
     """A first layer that does not learn: its 18 kernels are the principal directions of the images' 3x3 patches, and their
-    opposites, each scaled to variance 1, then ReLU (Page, 2018). They are taken from the first batch it sees."""
+    opposites, each scaled to a variance of nearly 1, then ReLU (Page, 2018). They are taken from the first batch it sees."""
 
     def build(self, input_shape, parameters):
         self.w = parameters.add_state("w", (3, 3, 1, 18), 0.0)
@@ -155,13 +156,13 @@ def dropout_network() -> list[Layer]:
 
 
 def whitening_network() -> list[Layer]:
-    """The default network with a frozen first convolution."""
+    """The default network, its first convolution and batch normalisation replaced by 18 frozen kernels."""
     _, _, *rest = small_vgg()
     return [Whitening(), *rest]
 
 
 def squeeze_network() -> list[Layer]:
-    """The default network with a squeeze-and-excite layer after the first convolution at 14x14, at 7x7, and at the end."""
+    """The default network with a squeeze-and-excite layer after each pooled block and before the global pooling."""
     layers = small_vgg()
     ends = [i + 2 for i, layer in enumerate(layers) if isinstance(layer, MaxPool2D)]
     for at in (len(layers) - 2, *reversed(ends)):

@@ -95,7 +95,8 @@ class Sequential:
             if isinstance(layer, Dropout):
                 layer.seed = (self.seed, i)
         self.turns = Turns()
-        learning = [any(inner.weights() for inner in layer.layers()) for layer in self.layers]
+        arrays = [[w for inner in layer.layers() for w in inner.weights()] for layer in self.layers]
+        learning = [any(isinstance(w, Parameter) for w in found) for found in arrays]
         self.first = learning.index(True) if True in learning else 0
         for i, layer in enumerate(self.layers):
             layer.needs_dx, layer.turns = i != self.first, self.turns

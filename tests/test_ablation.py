@@ -93,10 +93,12 @@ def test_whitening_makes_patches_uncorrelated_and_does_not_learn():
     model = Sequential([ingredients.Whitening(), Conv2D(2, 3)], (12, 12, 1), seed=0)
     model.forward(x, training=True)
     model.backward(np.ones((200, 12, 12, 2), "float32"))
+    assert not model.layers[1].needs_dx  # nothing before it learns
     kernels = model.layers[0].w.value.copy()
     patches = np.lib.stride_tricks.sliding_window_view(x[..., 0], (3, 3), axis=(1, 2)).reshape(-1, 9)
     np.testing.assert_allclose(np.cov(patches @ kernels.reshape(9, 18)[:, :9], rowvar=False), np.eye(9), atol=0.1)
     np.testing.assert_array_equal(kernels[..., 9:], -kernels[..., :9])
+    AdamW(0.1, weight_decay=0.5).step(model.parameters)
     model.forward(2 * x, training=True)
     np.testing.assert_array_equal(model.layers[0].w.value, kernels)
 
