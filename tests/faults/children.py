@@ -8,6 +8,7 @@ to its exit code, but on a part of the bundled sample and without drawing pictur
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -125,16 +127,37 @@ def one_line(text: str) -> str:
 
 @dataclasses.dataclass
 class Measured:
-    """What a function gave or raised in a process of its own, its seconds of CPU, and by how many MB it grew."""
+    """What a function gave or raised in a process of its own, and by how many MB it grew."""
 
     value: object
     error: BaseException | None
-    seconds: float
     megabytes: float
+
+
+@dataclasses.dataclass
+class Work:
+    """What a function did until it returned or raised: the functions that it called, in Python and in C; the length of
+    all text, bytes and containers that it handed to those in Python; and the bytes that it read from files.
+
+    Unlike seconds these are the same however fast or busy a machine is."""
+
+    calls: int = 0
+    handed: int = 0
+    read: int = 0
 
 
 def measured(function, *arguments, memory: int | None = None) -> Measured:
     """Call a function in a fork, which may take so many more bytes of address space."""
+    return _forked(_measure, function, arguments, memory)
+
+
+def counted(module, function, *arguments) -> Work:
+    """Count what a call does, in a fork; `module` is where the function opens files."""
+    return _forked(_count, module, function, arguments)
+
+
+def _forked(function, *arguments):
+    """What a function returns in a fork, which is killed where it hangs."""
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn where there are threads
@@ -142,7 +165,9 @@ def measured(function, *arguments, memory: int | None = None) -> Measured:
     if pid == 0:
         try:
             os.close(read)
-            result = pickle.dumps(_measure(function, arguments, memory))
+            signal.alarm(300)
+            gc.freeze()  # else a search for cycles walks all that earlier tests have left, and copies those pages
+            result = pickle.dumps(function(*arguments))
             with open(write, "wb") as pipe:
                 pipe.write(result)
         finally:
@@ -150,7 +175,8 @@ def measured(function, *arguments, memory: int | None = None) -> Measured:
     os.close(write)
     with open(read, "rb") as pipe:
         content = pipe.read()
-    os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert content, f"ended with {code} and no result"
     return pickle.loads(content)
 
 
@@ -159,14 +185,43 @@ def _measure(function, arguments, memory) -> Measured:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    before, value, error = resource.getrusage(resource.RUSAGE_SELF), None, None
+    before, value, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None, None
     try:
         value = function(*arguments)
     except Exception as caught:
         error = caught.with_traceback(None)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Measured(value, error, seconds, (after.ru_maxrss - before.ru_maxrss) / 1024)
+    return Measured(value, error, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def _count(module, function, arguments) -> Work:
+    done, sized = Work(), str | bytes | list | tuple | dict
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer):
+            length = super().readinto(buffer)
+            done.read += length
+            return length
+
+        def readall(self):
+            content = super().readall()
+            done.read += len(content)
+            return content
+
+    def count(frame, event, argument):
+        if event in ("call", "c_call"):
+            done.calls += 1
+        if event == "call":
+            names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+            given = map(frame.f_locals.get, names)
+            done.handed += sum(len(value) for value in given if isinstance(value, sized))
+
+    module.open = lambda path, mode: io.BufferedReader(Counting(path, mode))
+    gc.disable()  # what it finalises, and who listens to it, would be counted too
+    sys.setprofile(count)
+    with suppress(Exception):
+        function(*arguments)
+    sys.setprofile(None)
+    return done
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from children import TRAIN, newest
 
 SHORT = ["--epochs", 2, "--batch-size", 4]  # 23 steps each
+FOREVER = 3600  # seconds that an fsync takes: a child that waits for it is killed as one that hangs
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,8 @@ def check_that_it_goes_on(nursery, out, reference):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_exits(number, code, nursery, reference, tmp_path):
-    child = nursery.start(tmp_path / "out", *SHORT)
-    child.until(lambda: newest(tmp_path / "out") == 23)
-    time.sleep(0.1)  # amid the second epoch
+    child = nursery.start(tmp_path / "out", *SHORT, slow=0.3)
+    child.until(lambda: newest(tmp_path / "out") == 23)  # the second epoch is still to come
     child.send(number)
     assert child.wait() == code, child.said
     assert "saving, to go on later; once more to quit at once" in child.said
@@ -44,14 +43,12 @@ def test_a_signal_saves_and_exits(number, code, nursery, reference, tmp_path):
 )
 def test_a_second_signal_quits_at_once_amid_a_slow_save(first, second, code, nursery, reference, tmp_path):
     out = tmp_path / "out"
-    child = nursery.start(out, *SHORT, every=1, slow=60)
+    child = nursery.start(out, *SHORT, every=1, slow=FOREVER)
     child.until(lambda: out.exists() and any(file.name.endswith(".tmp") for file in out.iterdir()))
     child.send(first)
     child.until(lambda: "once more to quit at once" in child.said)
-    begun = time.monotonic()
     child.send(second)
     assert child.wait() == code, child.said
-    assert time.monotonic() - begun < 5
     assert "Traceback" not in child.said
     assert newest(out) == -1
     check_that_it_goes_on(nursery, out, reference)
@@ -62,7 +59,7 @@ def test_a_signal_before_and_after_training_ends_the_process(nursery, tmp_path):
     """While data is loaded, or results are scored, there is nothing to save."""
     child = nursery.run(tmp_path / "done", *SHORT)
     assert child.code == 0
-    child = nursery.start(tmp_path / "done", *SHORT, "--resume", slow=60)  # an fsync of model.npz that lasts
+    child = nursery.start(tmp_path / "done", *SHORT, "--resume", slow=FOREVER)  # an fsync of model.npz
     child.until(lambda: any(file.name.startswith(".model") for file in (tmp_path / "done").iterdir()))
     child.send(signal.SIGINT)
     assert child.wait() == 130
@@ -82,10 +79,9 @@ def test_two_signals_stop_the_command_while_it_compiles(tmp_path):
             child.send_signal(signal.SIGTERM)
             while "once more to quit" not in child.stderr.readline():
                 assert child.poll() is None
-            begun = time.monotonic()
             child.send_signal(signal.SIGTERM)
-            assert child.wait(60) == 143
-            assert time.monotonic() - begun < 20
+            assert child.wait(300) == 143
+            assert newest(tmp_path / "out") == -1  # after the first signal alone, a step would have been saved
             assert "Traceback" not in child.stderr.read()
         finally:
             child.kill()
