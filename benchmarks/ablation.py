@@ -23,7 +23,7 @@ import numpy as np
 from accuracy import spread
 
 from minicnn.data import Augment, load_fashion_mnist, split
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 from minicnn.losses import CrossEntropy
 from minicnn.optimizers import SGD, Adam, AdamW
 from minicnn.recipes import RECIPES, Recipe, small_vgg
@@ -106,7 +106,7 @@ def main() -> None:
                 history = recipe.fit(model, train, None, seed=seed)
                 seconds = float(np.median(history["seconds"]))
                 results.append(key | {"accuracy": model.evaluate(*validation).accuracy, "seconds": seconds})
-                with replacing(options.out) as file:
+                with atomic_write(options.out) as file:
                     file.write(json.dumps(results, indent=1).encode())
     print(f"\n{data.name}")
     report([r for r in results if (r["study"], r["data"]) == (options.study, data.name)])

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 from minicnn.recipes import RECIPES
 
 TRAIN = Path(__file__).parents[1] / "examples" / "train_fmnist.py"
@@ -56,7 +56,7 @@ def finished(recipe: str, seed: int, out: Path, options: list[str]) -> Path:
 def report(out: Path) -> None:
     """Write results.json and print the table of all complete runs in the folder."""
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*/metrics.json"))]
-    with replacing(out / "results.json") as file:
+    with atomic_write(out / "results.json") as file:
         file.write(json.dumps(runs, indent=1).encode())
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for recipe in dict.fromkeys(run["recipe"] for run in runs):

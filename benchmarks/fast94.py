@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from minicnn.data import load_fashion_mnist
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 from minicnn.layers import BatchNorm, Conv2D, Dense, GlobalMaxPool2D, MaxPool2D
 from minicnn.recipes import RECIPES
 
@@ -123,7 +123,7 @@ def trained(seed: int, data, out: Path) -> dict:
     with torch.inference_mode():
         predicted = torch.cat([model(part).argmax(1) for part in test.split(256)])
     right = (predicted == torch.from_numpy(data.test_labels)).float().mean().item()
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps({"accuracy": right, "seconds": seconds}).encode())
     return {"accuracy": right, "seconds": seconds}
 

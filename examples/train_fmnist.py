@@ -27,7 +27,7 @@ from minicnn import Checkpoint, losses, metrics, ops, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import load_fashion_mnist, repeated, split
 from minicnn.errors import CheckpointError
-from minicnn.files import lock, replacing, temporaries
+from minicnn.files import lock, atomic_write, temporaries
 from minicnn.recipes import RECIPES
 
 
@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> None:
             "threads": minicnn.get_threads(),
             "minicnn": minicnn.__version__,
         }
-        with replacing(out / "metrics.json") as file:
+        with atomic_write(out / "metrics.json") as file:
             file.write(json.dumps(results, indent=2).encode())
     tell(results, data, matrix)
     print(f"results and pictures: {out}")

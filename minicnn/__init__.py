@@ -1,11 +1,12 @@
 """minicnn: convolutional networks from scratch in Python, NumPy and Numba.
 
-The public names. To read how it works, begin with minicnn/ops/reference.py.
+The public names. To read how it works, begin with minicnn/layers/__init__.py.
 """
 
 from minicnn import callbacks, data, initializers, losses, metrics, optimizers, schedules
 from minicnn.checkpoint import Checkpoint
 from minicnn.data import Augment, load_fashion_mnist
+from minicnn.engine import get_threads, set_threads, use_backend
 from minicnn.gradcheck import gradcheck
 from minicnn.layers import (
     GELU,
@@ -28,8 +29,44 @@ from minicnn.layers import (
     Softmax,
     Tanh,
 )
-from minicnn.model import Sequential
-from minicnn.model_files import load
-from minicnn.ops import get_threads, set_threads, use_backend
+from minicnn.model import Sequential, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+__all__ = [
+    "GELU",
+    "Augment",
+    "AveragePool2D",
+    "BatchNorm",
+    "Checkpoint",
+    "Conv2D",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePool2D",
+    "GlobalMaxPool2D",
+    "Layer",
+    "LeakyReLU",
+    "MaxPool2D",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "callbacks",
+    "data",
+    "get_threads",
+    "gradcheck",
+    "initializers",
+    "load",
+    "load_fashion_mnist",
+    "losses",
+    "metrics",
+    "optimizers",
+    "schedules",
+    "set_threads",
+    "use_backend",
+]

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from minicnn.errors import CheckpointError, ModelFileError
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 
 MOST_MEMBERS = 10_000
 MOST_CONFIG = 4_000_000  # bytes: the history of some 30,000 epochs
@@ -54,7 +54,7 @@ def write(
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
         archive.comment = b"0" * DIGEST
     content = buffer.getbuffer()[:-DIGEST]
-    with replacing(path, keep) as file:
+    with atomic_write(path, keep) as file:
         file.write(content)
         file.write(hashlib.sha256(content).hexdigest().encode())
 

@@ -1,7 +1,7 @@
 """Callbacks: what can be done between the steps and the epochs of a training run.
 
-A callback gets the run (see `minicnn.training.Run`): its model, its epoch and step, and the figures of the epoch that
-ended. Figures are named "loss", "accuracy", "val_loss", "val_accuracy"; for an accuracy more is better, for all else less.
+A callback gets the run (see `minicnn.run.Run`): its model, its epoch and step, and the metrics of the epoch that
+ended. Metrics are named "loss", "accuracy", "val_loss", "val_accuracy"; for an accuracy more is better, for all else less.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import io
 import math
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minicnn.errors import DivergedError
-from minicnn.files import replacing
-
-if TYPE_CHECKING:
-    from minicnn.training import Run
+from minicnn.files import atomic_write
+from minicnn.run import Run
 
 
 class Callback:
@@ -32,7 +29,7 @@ class Callback:
         """After every step."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """After every epoch, `run.figures` being complete."""
+        """After every epoch, `run.metrics` being complete."""
 
     def on_train_end(self, run: Run) -> None:
         """After the last epoch, or on the way out after an error."""
@@ -44,7 +41,7 @@ class Callback:
         """
         return {}
 
-    def resume(self, state: dict) -> None:
+    def restore(self, state: dict) -> None:
         """Take back what `state` gave, after on_train_begin."""
         vars(self).update(state)
 
@@ -62,19 +59,19 @@ class _Monitor(Callback):
         return {"best": self.best, "waited": self.waited}
 
     def improved(self, run: Run) -> bool:
-        """Whether the figure is better than ever before in this run."""
-        if self.monitor not in run.figures:
-            have = ", ".join(run.figures)
+        """Whether the metric is better than ever before in this run."""
+        if self.monitor not in run.metrics:
+            have = ", ".join(run.metrics)
             hint = "; give fit validation_data" if self.monitor.startswith("val_") else ""
-            raise ValueError(f"{type(self).__name__}: no figure {self.monitor!r}, expected one of {have}{hint}")
-        value = run.figures[self.monitor] * (-1 if "accuracy" in self.monitor else 1)
+            raise ValueError(f"{type(self).__name__}: no metric {self.monitor!r}, expected one of {have}{hint}")
+        value = run.metrics[self.monitor] * (-1 if "accuracy" in self.monitor else 1)
         better = value < self.best - self.min_delta
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return better
 
 
 class EarlyStopping(_Monitor):
-    """Stop when the figure has not improved for `patience` epochs, and go back to the weights of the best one."""
+    """Stop when the metric has not improved for `patience` epochs, and go back to the weights of the best one."""
 
     def __init__(self, monitor: str = "val_loss", patience: int = 3, min_delta: float = 0.0, restore_best: bool = True):
         super().__init__(monitor, min_delta)
@@ -82,25 +79,28 @@ class EarlyStopping(_Monitor):
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
-        self.best_values = self.best_states = None
+        self.best_values = self.best_statistics = None
 
     def state(self) -> dict:
-        return super().state() | {"best_values": self.best_values, "best_states": self.best_states}
+        return super().state() | {"best_values": self.best_values, "best_statistics": self.best_statistics}
 
     def on_epoch_end(self, run: Run) -> None:
         parameters = run.model.parameters
         if self.improved(run):
-            self.best_values, self.best_states = parameters.values.copy(), parameters.states.copy()
+            self.best_values, self.best_statistics = parameters.values.copy(), parameters.statistics.copy()
         elif self.waited >= self.patience:
             run.stop = f"{self.monitor} has not improved for {self.waited} epochs"
 
     def on_train_end(self, run: Run) -> None:
         if self.restore_best and self.best_values is not None:
-            run.model.parameters.values[:], run.model.parameters.states[:] = self.best_values, self.best_states
+            run.model.parameters.values[:], run.model.parameters.statistics[:] = self.best_values, self.best_statistics
 
 
 class ModelCheckpoint(_Monitor):
-    """Save the model after every epoch, or only when the figure is the best so far; `{epoch}` in the path is filled in."""
+    """Save the model, for use, after every epoch, or only when the metric is the best so far.
+
+    `{epoch}` in the path is filled in. (To go on with a run after a crash, see `minicnn.Checkpoint`.)
+    """
 
     def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", save_best_only: bool = True):
         super().__init__(monitor)
@@ -112,28 +112,28 @@ class ModelCheckpoint(_Monitor):
 
 
 class ReduceLROnPlateau(_Monitor):
-    """Multiply the learning rate by `factor` when the figure has not improved for `patience` epochs, down to min_rate."""
+    """Multiply the learning rate by `factor` when the metric has not improved for `patience` epochs, down to min_lr."""
 
     def __init__(
         self,
         monitor: str = "val_loss",
         patience: int = 3,
         factor: float = 0.5,
-        min_rate: float = 1e-5,
+        min_lr: float = 1e-5,
         min_delta: float = 0.0,
     ):
         super().__init__(monitor, min_delta)
-        self.patience, self.factor, self.min_rate = patience, factor, min_rate
+        self.patience, self.factor, self.min_lr = patience, factor, min_lr
 
     def on_epoch_end(self, run: Run) -> None:
         if not self.improved(run) and self.waited >= self.patience:
-            rate = run.figures["learning_rate"]
-            lower = min(rate, max(rate * self.factor, self.min_rate))
+            rate = run.metrics["learning_rate"]
+            lower = min(rate, max(rate * self.factor, self.min_lr))
             run.rate_scale, self.waited = run.rate_scale * (lower / rate if rate else 1), 0
 
 
 class CSVLogger(Callback):
-    """Write the figures of all epochs so far to a CSV file, a row an epoch, after every epoch.
+    """Write the metrics of all epochs so far to a CSV file, a row an epoch, after every epoch.
 
     With keep_going, a file that cannot be written (a full disk) is a warning and not an OSError.
     """
@@ -147,7 +147,7 @@ class CSVLogger(Callback):
         writer.writerow(["epoch", *run.history])
         writer.writerows(zip(range(1, run.epoch + 1), *run.history.values(), strict=True))
         try:
-            with replacing(self.path) as file:
+            with atomic_write(self.path) as file:
                 file.write(text.getvalue().encode())
         except OSError as error:
             if not self.keep_going:
@@ -155,7 +155,7 @@ class CSVLogger(Callback):
             print(f"warning: {error}; going on", file=sys.stderr)
 
 
-class StopOnNaN(Callback):
+class TerminateOnNaN(Callback):
     """Check gradients and weights after every step, not only the loss: finds the step at which a run went wrong."""
 
     def on_step_end(self, run: Run) -> None:

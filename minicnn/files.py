@@ -24,7 +24,7 @@ except ImportError:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike, keep: str | os.PathLike | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike, keep: str | os.PathLike | None = None) -> Iterator[BinaryIO]:
     """Yields a binary file to write to; it becomes `path` when the block ends, and vanishes if it raises.
 
     What was at `path` is renamed to `keep` just before; killed between the two, `keep` is there and `path` is not.

@@ -15,13 +15,14 @@ Where it is spoilt, the direction is halved until one entry is left.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from minicnn.layers import Layer
-from minicnn.model import Sequential
-from minicnn.parameters import Parameters
+from minicnn.layers import Layer, sequence
+from minicnn.network import Network
+from minicnn.parameters import Parameter
 
 STEP = 1e-5
 SMALL = 60_000  # entries of the Jacobian that are checked one by one
@@ -75,63 +76,112 @@ class Report:
 
 
 def gradcheck(
-    layer: Layer | Sequential, x: np.ndarray, tolerance: float = 1e-6, directions: int = 4, seed: int = 0
+    layer: Layer | Sequence[Layer] | Network,
+    x: np.ndarray,
+    tolerance: float = 1e-6,
+    directions: int = 4,
+    seed: int = 0,
 ) -> Report:
     """Compare backward with central differences, in float64, for the input x (n, ...) and every parameter.
 
-    A layer that is not yet built, or not in float64, is built for x's shape; a Sequential must have been made with
-    dtype="float64". What is checked is a copy, and each evaluation runs on a copy of that: the layer stays as it is, and
-    dropout and running statistics are the same every time.
+    `layer` is a layer, a list of them, or a network of dtype="float64". Layers that are not yet built in float64 are built
+    for x's shape. What is checked is a copy, run by the backend in use (the layers themselves, or the engine's steps), and
+    each evaluation begins from the same state: the layer stays as it is, and dropout's masks are the same every time.
+
+    Raises ValueError or ShapeError, by the layer's name, where a layer breaks what every layer promises: shapes and dtype,
+    an input left as it was, gradients written into the arrays that the optimizer reads, and written anew by each backward.
     """
     rng = np.random.default_rng(seed)
-    layer = copy.deepcopy(layer)
     x = np.array(x, np.float64)
-    layers, arrays = _prepare(layer, x, rng)
-
-    def forward() -> np.ndarray:
-        y = x
-        for one in copy.deepcopy(layers):
-            y = one.forward(y, training=True)
-        return y.copy()
-
-    def backward(dy: np.ndarray) -> list[np.ndarray]:
-        fresh, gradients = copy.deepcopy((layers, [p for _, p in arrays]))
-        y = x
-        for one in fresh:
-            one.needs_dx = True
-            y = one.forward(y, training=True)
-        for one in reversed(fresh):
-            dy = one.backward(dy)
-        return [dy.copy(), *(p.grad.copy() for p in gradients)]
-
-    y = forward()
-    targets = [("input", x), *((name, p.value) for name, p in arrays)]
+    network = _prepare(layer, x, rng)
+    probe = _Probe(network, x)
+    _check_promises(probe, x, rng)
+    y = probe.forward()
+    arrays = {f"{one.title}/{p.name}": p for one in network.all_layers() for p in _learnt(one)}
+    targets = [("input", x), *((name, p.value) for name, p in arrays.items())]
     if max(a.size for _, a in targets) * y.size <= SMALL:
-        jacobians = _jacobians(backward, y)
+        jacobians = _jacobians(probe.backward, y)
         least = 1e-3 * max(map(_largest, jacobians))  # where nothing should flow, rounding errors do
-        checks = [_check_all(n, a, j, least, forward, y) for (n, a), j in zip(targets, jacobians, strict=True)]
+        checks = [_check_all(n, a, j, least, probe.forward, y) for (n, a), j in zip(targets, jacobians, strict=True)]
     else:
-        checks = _check_directions(targets, forward, backward, y, tolerance, directions, rng)
+        checks = _check_directions(targets, probe.forward, probe.backward, y, tolerance, directions, rng)
     return Report(checks, tolerance)
 
 
-def _prepare(layer, x, rng):
-    """The list of layers to run, and (name, parameter) of everything they learn."""
-    if isinstance(layer, Sequential):
+def _prepare(layer, x, rng) -> Network:
+    """A network of float64 that is a copy of what is to be checked."""
+    if isinstance(layer, Network):
         if layer.dtype != "float64":
             raise ValueError(f'gradcheck: got a model of dtype {layer.dtype}, expected dtype="float64"')
-        everything, layers = layer.all_layers(), layer.layers
+        return copy.deepcopy(layer)
+    layers = copy.deepcopy([layer] if isinstance(layer, Layer) else list(layer))
+    have = [w.value for one in layers for inner in one.layers() for w in inner.weights()]
+    built = have and all(value is not None and value.dtype == np.float64 for value in have)
+    values = [value.copy() for value in have] if built else []
+    for inner in (inner for one in layers for inner in one.layers()):
+        for w in inner.weights():
+            w.value = None
+    names = [one.name for one in layers]
+    network = Network(layers, x.shape[1:], dtype="float64")
+    for one, name in zip(layers, names, strict=True):
+        one.name = name
+    if built:
+        network.set_weights(values)
     else:
-        everything, layers = layer.layers(), [layer]
-        have = [w.value for one in everything for w in one.weights()]
-        if not have or any(value is None or value.dtype != np.float64 for value in have):
-            parameters = Parameters("float64")
-            layer.build(x.shape[1:], parameters)
-            parameters.allocate(rng)
-            for p in parameters.parameters:  # zeros and ones would hide mistakes
-                p.value += 0.1 * rng.standard_normal(p.shape)
-    found = [(one, p) for one in everything for p in one.weights() if hasattr(p, "grad")]
-    return layers, [(f"{one.name or type(one).__name__}/{p.name}", p) for one, p in found]
+        for p in network.parameters.parameters:  # zeros and ones would hide mistakes
+            p.value += 0.1 * rng.standard_normal(p.shape)
+    return network
+
+
+def _learnt(layer: Layer) -> list[Parameter]:
+    return [w for w in layer.weights() if isinstance(w, Parameter)]
+
+
+class _Probe:
+    """Forward and backward from the same state every time."""
+
+    def __init__(self, network: Network, x: np.ndarray):
+        self.network, self.x = network, x
+        self.statistics = network.parameters.statistics.copy()
+        self.states = [(layer, layer.state()) for layer in network.all_layers()]
+        for step in network.steps:
+            step.needs_dx = True
+
+    def forward(self) -> np.ndarray:
+        self.network.parameters.statistics[...] = self.statistics
+        for layer, state in self.states:
+            layer.restore(state)
+        return sequence.forward(self.network.steps, self.x, True).copy()
+
+    def backward(self, dy: np.ndarray) -> list[np.ndarray]:
+        """The gradients of the input and of each parameter, after a forward pass."""
+        self.forward()
+        dx = sequence.backward(self.network.steps, dy)
+        return [dx.copy(), *(p.grad.copy() for layer in self.network.all_layers() for p in _learnt(layer))]
+
+
+def _check_promises(probe: _Probe, x: np.ndarray, rng: np.random.Generator) -> None:
+    """What differences cannot see: a layer that trains wrongly although its calculus is right."""
+    layers, before = probe.network.all_layers(), x.copy()
+    for layer in layers:
+        layer.config()
+    y = probe.forward()
+    dy = rng.standard_normal(y.shape)
+    views = {id(p): p.grad for layer in layers for p in _learnt(layer)}
+    first = probe.backward(dy)
+    for layer in layers:
+        for p in _learnt(layer):
+            if p.grad is not views[id(p)]:
+                raise ValueError(
+                    f"{layer.title}: backward replaced the array {p.name}.grad, which the optimizer does not see;"
+                    f" write self.{p.name}.grad[...] = ..."
+                )
+    names = ["dx", *(f"{layer.title}'s {p.name}.grad" for layer in layers for p in _learnt(layer))]
+    for name, a, b in zip(names, first, probe.backward(dy), strict=True):
+        if not np.array_equal(a, b, equal_nan=True):
+            raise ValueError(f"{name} differs between two equal backward passes; write = and not +=, and keep no state")
+    if not np.array_equal(x, before, equal_nan=True):
+        raise ValueError("the input was changed in place by forward or backward; compute on a copy")
 
 
 def _jacobians(backward, y):
@@ -145,11 +195,11 @@ def _jacobians(backward, y):
 
 
 def _slopes(array, direction, forward, y):
-    """The output's derivative along a direction, and whether the direction crosses a kink.
+    """The output's derivative along a direction, and whether the function has a corner (a kink) too near to tell.
 
-    In a smooth place a quarter of the step gives the same slope, and the slopes to the left and to the right then differ
-    by a quarter as much. With a corner of the function beside the place the slope depends on the step; with one in the
-    very place the two sides differ as much as before.
+    The slope is measured twice, with a step and with a quarter of it. Where the function is smooth both agree, and the
+    slopes to the left and to the right come four times closer to each other. With a corner within the step the two
+    measurements differ; with a corner exactly here, left and right stay as far apart as they were.
     """
     left, right = _one_sided(array, direction, forward, y, STEP)
     slope, turn = (left + right) / 2, np.abs(right - left)

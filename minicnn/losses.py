@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minicnn import ops
 from minicnn.errors import DataError, ShapeError
 
 
@@ -35,10 +34,19 @@ class CrossEntropy:
         if self.class_weight is not None:
             weights = truth @ self._weights(classes).astype(outputs.dtype)
         if self.label_smoothing:
-            truth = truth * truth.dtype.type(1 - self.label_smoothing) + truth.dtype.type(
-                self.label_smoothing / classes
-            )
-        return ops.softmax_cross_entropy(outputs, truth, weights)
+            truth = truth * (1 - self.label_smoothing) + self.label_smoothing / classes
+        return self.formula(outputs, truth, weights / weights.sum())
+
+    def formula(self, logits: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """loss = -sum(weight * truth * log(softmax(logits))), and dlogits = weight * (softmax(logits) - truth).
+
+        logits and truth (n, classes), each row of truth of sum 1; weights (n,) of sum 1, one for each row.
+        """
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        weights = weights[:, None]
+        loss = -(weights * truth * log_probabilities).sum()
+        return float(loss), weights * (np.exp(log_probabilities) - truth)
 
     def _weights(self, classes: int) -> np.ndarray:
         if isinstance(self.class_weight, Mapping):
@@ -62,7 +70,7 @@ class MeanSquaredError:
         if targets.shape != outputs.shape:
             raise ShapeError(f"targets: got shape {targets.shape}, expected the outputs' {outputs.shape}")
         difference = outputs - targets.astype(outputs.dtype)
-        return float(np.mean(difference**2)), difference * outputs.dtype.type(2 / difference.size)
+        return float(np.mean(difference**2)), difference * (2 / difference.size)
 
 
 def one_hot(targets: np.ndarray, classes: int, dtype) -> np.ndarray:

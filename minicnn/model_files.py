@@ -19,36 +19,36 @@ from minicnn import archive, initializers
 from minicnn import layers as layer_module
 from minicnn.errors import ModelFileError
 from minicnn.layers import Layer
-from minicnn.model import Sequential
+from minicnn.network import Network
 
-FORMAT = 1
+FORMAT = 2
 MOST_LAYERS, DEEPEST = 5_000, 20
 LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if name != "Layer"}
 
 
-def save_model(model: Sequential, path: str | os.PathLike) -> None:
-    """Write a model's layers, weights and running statistics, and the scale of its input."""
-    archive.write(path, describe(model), {name: w.value for name, w in model.arrays().items()})
+def save_model(self: Network, path: str | os.PathLike) -> None:
+    """Write layers, weights, running statistics and the scale of the input to an .npz file that `minicnn.load` reads.
+
+    The file is written as a whole or not at all.
+    """
+    archive.write(path, describe(self), {name: w.value for name, w in self.arrays().items()})
 
 
-def describe(model: Sequential) -> dict:
+def describe(model: Network) -> dict:
     """All of a model but its arrays, for JSON."""
     return {
         "format": FORMAT,
         "input_shape": model.input_shape,
         "dtype": model.dtype,
         "seed": model.seed,
-        "mean": None if model.mean is None else list(map(float, model.mean)),
-        "deviation": None if model.mean is None else list(map(float, model.deviation)),
+        "mean": None if model.scale.mean is None else list(map(float, model.scale.mean)),
+        "std": None if model.scale.mean is None else list(map(float, model.scale.std)),
         "layers": [_describe(layer) for layer in model.layers],
     }
 
 
-def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequential:
-    """Read a model that `Sequential.save` wrote; `layers` are classes of one's own that it uses.
-
-    Raises ModelFileError where the file is not such a model, and runs nothing that stands in it.
-    """
+def load_model(kind: type[Network], path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Network:
+    """A network of this kind from a file that `save_model` wrote: see `minicnn.load`."""
     known = LAYERS | {layer.__name__: layer for layer in layers}
     with archive.reading(path, "a model file") as file:
         config = file.config
@@ -62,32 +62,32 @@ def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequent
         if config["seed"] < 0:
             raise ValueError(f"seed: got {config['seed']}, expected 0 or more")
         _check(config, "input_shape", list)
-        if not all(type(n) is int and n > 0 for n in config["input_shape"]):
-            raise ValueError(f"input_shape: got {config['input_shape']!r}, expected whole numbers of at least 1")
-        model = Sequential.declared(stack, tuple(config["input_shape"]), config["seed"], config.get("dtype"))
-        model.mean, model.deviation = _scale(config, model.input_shape[-1])
+        if len(config["input_shape"]) > 32 or not all(type(n) is int and n > 0 for n in config["input_shape"]):
+            raise ValueError(f"input_shape: got {config['input_shape']!r}, expected whole numbers of at least 1"[:300])
+        model = kind.declared(stack, tuple(config["input_shape"]), config["seed"], config.get("dtype"))
+        model.scale.mean, model.scale.std = _scale(config, model.input_shape[-1])
         file.check(_needs(model), "the layers")
         model.parameters.allocate(None)
         _fill(model, file)
     return model
 
 
-def load_weights(model: Sequential, path: str | os.PathLike) -> None:
-    """Read the weights of a model file into a model with the same arrays; where anything differs, nothing is changed."""
+def load_weights(self: Network, path: str | os.PathLike) -> None:
+    """Take the weights of a saved model with the same arrays; where anything differs, an error lists it all."""
     with archive.reading(path, "a model file") as file:
         _check_format(file.config)
-        file.check(_needs(model), "this model")
-        scale = _scale(file.config, model.input_shape[-1])
-        _fill(model, file)
-        model.mean, model.deviation = scale
+        file.check(_needs(self), "this model")
+        scale = _scale(file.config, self.input_shape[-1])
+        _fill(self, file)
+        self.scale.mean, self.scale.std = scale
 
 
-def _needs(model: Sequential) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def _needs(model: Network) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Every array's shape and dtype."""
     return {name: (w.shape, np.dtype(model.dtype)) for name, w in model.arrays().items()}
 
 
-def _fill(model: Sequential, file: archive.Archive) -> None:
+def _fill(model: Network, file: archive.Archive) -> None:
     arrays = {name: file.read(name) for name in model.arrays()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -97,22 +97,22 @@ def _fill(model: Sequential, file: archive.Archive) -> None:
 
 
 def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The mean and deviation of the training images' pixels."""
+    """The mean and standard deviation of the training images' pixels."""
     if config.get("mean") is None:
         return None, None
-    for name in ("mean", "deviation"):
+    for name in ("mean", "std"):
         _check(config, name, list)
         good = all(type(v) in (int, float) and math.isfinite(v) for v in config[name])
         if not good or len(config[name]) != channels:
             raise ValueError(f"{name}: got {config[name]!r}, expected {channels} finite numbers")
-    if min(config["deviation"]) <= 0:
-        raise ValueError(f"deviation: got {config['deviation']!r}, expected numbers above 0")
-    return np.array(config["mean"], float), np.array(config["deviation"], float)
+    if min(config["std"]) <= 0:
+        raise ValueError(f"std: got {config['deviation']!r}, expected numbers above 0")
+    return np.array(config["mean"], float), np.array(config["std"], float)
 
 
 def _check_format(config: dict) -> None:
     if config.get("format") != FORMAT:
-        raise ModelFileError(f"got format {config.get('format')!r}, expected {FORMAT}")
+        raise ModelFileError(f"got format {config.get('format')!r}, expected {FORMAT}: of another version of minicnn")
 
 
 def _check(config: dict, name: str, kind: type) -> None:
@@ -146,7 +146,7 @@ def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
     inner = [_construct(v, known, f"{place}.layers[{i}]") for i, v in enumerate(arguments.pop("layers", []))]
     for key, value in arguments.items():
         if isinstance(value, dict):
-            arguments[key] = _construct(value, known, f"{place}.{key}")
+            arguments[key] = _construct(value, known, f"{place}.{key[:60]}")
     try:
         if known[name] is LAYERS.get(name):
             _check_arguments(known[name], inner, arguments)

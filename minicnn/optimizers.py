@@ -1,9 +1,8 @@
 """Optimizers: from a gradient to a step, over the one flat vector of all weights.
 
-The formulas are in minicnn/ops/reference.py, beside `sgd_step`, `rmsprop_step` and `adam_step`. Weight decay is decoupled
-from the gradient (Loshchilov and Hutter, 2019): each step first shrinks the weights by the factor 1 - rate * decay.
-It applies to kernels, not to biases and not to batch normalisation. `clip_norm` scales the whole gradient down to that
-Euclidean norm where it is longer (Pascanu et al., 2013).
+Weight decay is decoupled from the gradient (Loshchilov and Hutter, 2019): each step first shrinks the weights by the
+factor 1 - rate * decay. It applies to kernels, not to biases and not to batch normalisation. `clip_norm` scales the whole
+gradient down to that Euclidean norm where it is longer (Pascanu et al., 2013).
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import math
 
 import numpy as np
 
-from minicnn import ops
 from minicnn.parameters import Parameters
 
 
@@ -29,34 +27,47 @@ class Optimizer:
         self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
         self.parameters: Parameters | None = None
         self.steps = 0
-        self.state: dict[str, np.ndarray] = {}
+        self.vectors: dict[str, np.ndarray] = {}  # the moments
+
+    def attach(self, parameters: Parameters) -> None:
+        """Begin anew for other weights than before: moments belong to one model's weights."""
+        if self.parameters is not parameters:
+            self.parameters, self.steps = parameters, 0
+            self.vectors = {name: np.zeros_like(parameters.values) for name in self.moments}
 
     def step(self, parameters: Parameters, rate: float | None = None) -> None:
         """Move `parameters.values` one step against `parameters.grads`, at this rate instead of learning_rate."""
-        if self.parameters is not parameters:  # moments belong to one model's weights
-            self.parameters = parameters
-            self.state = {name: np.zeros_like(parameters.values) for name in self.moments}
-            self.steps = 0
+        self.attach(parameters)
         self.steps += 1
-        clip = 1.0
         if self.clip_norm is not None:
-            norm = math.sqrt(ops.sum_of_squares(parameters.grads))
-            clip = min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
+            norm = math.sqrt(np.square(parameters.grads, dtype=np.float64).sum())
+            if norm > self.clip_norm:
+                parameters.grads *= self.clip_norm / norm
         rate = self.learning_rate if rate is None else rate
-        for part, decay in (
-            (slice(0, parameters.decayed), self.weight_decay),
-            (slice(parameters.decayed, None), 0.0),
-        ):
-            moments = [self.state[name][part] for name in self.moments]
-            self.update(parameters.values[part], parameters.grads[part], *moments, rate, decay, clip)
+        decayed, others = slice(0, parameters.decayed), slice(parameters.decayed, None)
+        for part, decay in ((decayed, self.weight_decay), (others, 0.0)):
+            moments = [self.vectors[name][part] for name in self.moments]
+            self.update(parameters.values[part], parameters.grads[part], *moments, rate, 1 - rate * decay)
 
-    def update(self, w, dw, *rest) -> None:
-        """The formula, on slices of the vectors: w, dw, the moments, then rate, decay and clip."""
-        raise NotImplementedError
+    def update(self, w: np.ndarray, dw: np.ndarray, *rest) -> None:
+        """The formula, on slices of the vectors, in place: w, dw, the moments; then rate, and `keep`, w's own share."""
+        raise NotImplementedError(f"{type(self).__name__}: update is missing")
+
+    def state(self) -> dict:
+        """What a checkpoint must keep."""
+        return {"steps": self.steps, **self.vectors}
+
+    def restore(self, state: dict) -> None:
+        """Take back what `state` gave, after `attach`."""
+        self.steps = state["steps"]
+        self.vectors = {name: state[name].copy() for name in self.moments}
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum (Polyak, 1964) and Nesterov's look ahead (Sutskever et al., 2013)."""
+    """Stochastic gradient descent, with momentum (Polyak, 1964) and Nesterov's look ahead (Sutskever et al., 2013).
+
+    v = momentum * v + dw        w -= rate * v, or with Nesterov's look ahead w -= rate * (dw + momentum * v)
+    """
 
     moments = ("velocity",)
 
@@ -71,12 +82,17 @@ class SGD(Optimizer):
         super().__init__(learning_rate, weight_decay, clip_norm)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def update(self, w, dw, velocity, rate, decay, clip):
-        ops.sgd_step(w, dw, velocity, rate, self.momentum, self.nesterov, decay, clip)
+    def update(self, w, dw, velocity, rate, keep):
+        velocity[...] = self.momentum * velocity + dw
+        w *= keep
+        w -= rate * (dw + self.momentum * velocity if self.nesterov else velocity)
 
 
 class RMSprop(Optimizer):
-    """Each weight's step divided by the running root mean square of its gradient (Tieleman and Hinton, 2012)."""
+    """Each weight's step divided by the running root mean square of its gradient (Tieleman and Hinton, 2012).
+
+    s = rho * s + (1 - rho) * dw**2        w -= rate * dw / (sqrt(s) + epsilon)
+    """
 
     moments = ("square",)
 
@@ -91,12 +107,18 @@ class RMSprop(Optimizer):
         super().__init__(learning_rate, weight_decay, clip_norm)
         self.rho, self.epsilon = rho, epsilon
 
-    def update(self, w, dw, square, rate, decay, clip):
-        ops.rmsprop_step(w, dw, square, rate, self.rho, self.epsilon, decay, clip)
+    def update(self, w, dw, square, rate, keep):
+        square[...] = self.rho * square + (1 - self.rho) * dw * dw
+        w *= keep
+        w -= rate * dw / (np.sqrt(square) + self.epsilon)
 
 
 class Adam(Optimizer):
-    """Running means of the gradient and of its square, both corrected for their start at 0 (Kingma and Ba, 2015)."""
+    """Running means of the gradient and of its square, both corrected for their start at 0 (Kingma and Ba, 2015).
+
+    m = beta1 * m + (1 - beta1) * dw        s = beta2 * s + (1 - beta2) * dw**2        step counts from 1
+    w -= rate * (m / (1 - beta1**step)) / (sqrt(s / (1 - beta2**step)) + epsilon)
+    """
 
     moments = ("mean", "square")
 
@@ -112,9 +134,12 @@ class Adam(Optimizer):
         super().__init__(learning_rate, weight_decay, clip_norm)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
-    def update(self, w, dw, mean, square, rate, decay, clip):
-        numbers = rate, self.beta1, self.beta2, self.epsilon, decay, clip, self.steps
-        ops.adam_step(w, dw, mean, square, *numbers)
+    def update(self, w, dw, mean, square, rate, keep):
+        mean[...] = self.beta1 * mean + (1 - self.beta1) * dw
+        square[...] = self.beta2 * square + (1 - self.beta2) * dw * dw
+        w *= keep
+        root = np.sqrt(square) / math.sqrt(1 - self.beta2**self.steps) + self.epsilon
+        w -= rate / (1 - self.beta1**self.steps) * mean / root
 
 
 class AdamW(Adam):

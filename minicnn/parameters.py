@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minicnn.memory import zeros
-
 
 class Parameter:
     """One named array that is learnt: `value`, its gradient `grad`, and whether weight decay applies to it."""
@@ -24,7 +22,7 @@ class Parameter:
         self.grad: np.ndarray | None = None
 
 
-class State:
+class Statistic:
     """One named array that is kept with the weights but not learnt by gradients, such as a running mean."""
 
     def __init__(self, name: str, shape: tuple[int, ...], fill: float):
@@ -33,15 +31,15 @@ class State:
 
 
 class Parameters:
-    """The arrays of a model. `values`, `grads` and `states` are the flat vectors.
+    """The arrays of a model. `values`, `grads` and `statistics` are the flat vectors.
 
-    In `values` the arrays that weight decay applies to come first, so that they are one slice: `values[:decayed]`.
+    In `values` those that weight decay applies to come first, so that they are one slice: `values[:decayed]`.
     """
 
     def __init__(self, dtype: str = "float32"):
         self.dtype = np.dtype(dtype)
         self.parameters: list[Parameter] = []
-        self.all_states: list[State] = []
+        self.all_statistics: list[Statistic] = []
 
     def add(self, name: str, shape: Sequence[int], initialize: Callable, decay: bool | None = None) -> Parameter:
         """Ask for an array; initialize(shape, rng) gives its first values.
@@ -52,11 +50,11 @@ class Parameters:
         self.parameters.append(parameter)
         return parameter
 
-    def add_state(self, name: str, shape: Sequence[int], fill: float) -> State:
+    def add_statistic(self, name: str, shape: Sequence[int], fill: float) -> Statistic:
         """Ask for an array that is not learnt, filled with one number at first."""
-        state = State(name, tuple(shape), fill)
-        self.all_states.append(state)
-        return state
+        statistic = Statistic(name, tuple(shape), fill)
+        self.all_statistics.append(statistic)
+        return statistic
 
     def allocate(self, rng: np.random.Generator | None) -> None:
         """Make the vectors, hand out the views, and draw the first values in the order the arrays were asked for.
@@ -64,16 +62,16 @@ class Parameters:
         Without an rng all learnt values stay 0, for arrays that will be read from a file.
         """
         size = sum(math.prod(p.shape) for p in self.parameters)
-        self.values, self.grads = zeros(size, self.dtype), zeros(size, self.dtype)
-        self.states = np.zeros(sum(math.prod(s.shape) for s in self.all_states), self.dtype)
+        self.values, self.grads = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
+        self.statistics = np.zeros(sum(math.prod(s.shape) for s in self.all_statistics), self.dtype)
         self.make_views()
         for p in self.parameters if rng else ():
             p.value[...] = p.initialize(p.shape, rng)
-        for s in self.all_states:
+        for s in self.all_statistics:
             s.value[...] = s.fill
 
     def make_views(self) -> None:
-        """Point every array at its place in the vectors."""
+        """Point every array at its part of the vectors."""
         order = sorted(self.parameters, key=lambda p: not p.decay)
         self.decayed = sum(math.prod(p.shape) for p in order if p.decay)
         at = 0
@@ -82,11 +80,19 @@ class Parameters:
             p.value, p.grad = self.values[at:end].reshape(p.shape), self.grads[at:end].reshape(p.shape)
             at = end
         at = 0
-        for s in self.all_states:
+        for s in self.all_statistics:
             end = at + math.prod(s.shape)
-            s.value = self.states[at:end].reshape(s.shape)
+            s.value = self.statistics[at:end].reshape(s.shape)
             at = end
 
     def finite(self) -> bool:
         """Whether every weight and running statistic is a finite number."""
-        return bool(np.isfinite(self.values).all() and np.isfinite(self.states).all())
+        return bool(np.isfinite(self.values).all() and np.isfinite(self.statistics).all())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of the vectors, for a checkpoint or to go back to."""
+        return {"values": self.values.copy(), "statistics": self.statistics.copy()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take back what `state` gave."""
+        self.values[...], self.statistics[...] = state["values"], state["statistics"]

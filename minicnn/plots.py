@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minicnn.errors import DataError
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 from minicnn.metrics import calibration, check_labels, confusions, ratio
 
 BLUE, VERMILION, AMBER, GREY = "#0072B2", "#D55E00", "#E69F00", "#8A8A8A"
@@ -340,7 +340,7 @@ def _figure(width: float, height: float, title: str, note: str) -> Picture:
 def _finish(figure: Picture, path: str | Path | None) -> Picture:
     """Save it, `path` never holding half a picture."""
     if path is not None:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             figure.savefig(file, format="png")
     return figure
 

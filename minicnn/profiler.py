@@ -1,26 +1,24 @@
-"""Where a training step's time goes, layer by layer.
+"""Where a training step's time goes, layer by layer, or where the engine runs several layers as one, together.
 
     report = model.profile(images, labels)      # prints a table; report.chart("profile.png") draws it
 
-Every layer's forward and backward are timed over several steps, and the median is taken. With the multiply-adds that a
-layer asks for, its time becomes a rate, and beside the rate that this machine's cores reach at most (`ops.kernels.peak`)
-a share: how much of what could be had is had. A convolution by Winograd's algorithm computes its result with fewer
+Every one's forward and backward are timed over several training steps, and the median is taken. With the multiply-adds that
+a layer asks for, its time becomes a rate, and beside the rate that this machine's cores reach at most (`engine.peak`) a
+share: how much of what could be had is had. A convolution by Winograd's algorithm computes its result with fewer
 multiplications than it is counted for, and may so pass 100%.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from minicnn import losses, plots
-from minicnn.layers import Layer
+from minicnn import engine, inputs, losses, plots
+from minicnn.layers import Layer, sequence
 from minicnn.layers.base import positive
-from minicnn.model import Sequential
-from minicnn.ops.kernels.peak import peak
+from minicnn.network import Network
 from minicnn.tables import size, table
 
 
@@ -43,15 +41,11 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """A step of `batch` images, layer by layer; `peak` is the machine's measured most, in operations a second.
-
-    `shared` are the bytes of results that live only until the next layer has read them.
-    """
+    """A step of `batch` images, layer by layer; `peak` is the machine's measured most, in operations a second."""
 
     layers: list[LayerProfile]
     batch: int
     peak: float
-    shared: int
 
     @property
     def total(self) -> LayerProfile:
@@ -66,7 +60,7 @@ class Profile:
         total = 1e3 * (self.total.forward + self.total.backward)
         return (
             f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's; "
-            f"all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s; in turn the layers use {size(self.shared)} more"
+            f"all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s"
         )
 
     def _row(self, layer: LayerProfile, longest: float) -> tuple[str, ...]:
@@ -78,7 +72,7 @@ class Profile:
             *(layer.name, "#" * round(20 * (layer.forward + layer.backward) / longest)),
             *timed(layer.forward, layer.rate(backward=False)),
             *timed(layer.backward, layer.rate(forward=False)),
-            *((f"{macs / 1e6:,.1f} M", f"{layer.rate() / self.peak:.0%}") if macs else ("", "")),
+            *((f"{macs / 1e6:,.1f} M", f"{layer.rate() / self.peak:.0%}" if self.peak else "") if macs else ("", "")),
             size(layer.memory),
         )
 
@@ -87,44 +81,50 @@ class Profile:
         return plots.profile(self, path)
 
 
-def profile(model: Sequential, x: np.ndarray, y: np.ndarray, loss="cross_entropy", steps: int = 10) -> Profile:
-    """Time `steps` training steps on the batch (x, y), after one to warm up.
+def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", steps: int = 10) -> Profile:
+    """Time training steps on the batch (x, y), layer by layer, after one to warm up; prints a table and returns it.
 
-    Weights, running statistics and dropout's masks stay as they are.
+    `profile(...).chart("profile.png")` draws it. Weights, running statistics and dropout's masks stay as they are.
     """
-    loss, steps = losses.get(loss), positive(steps, "steps")
-    x = model.check_images(x)
-    y = model.check_targets(y, len(x), loss)
-    batch, statistics_before = model.batch(x, np.arange(len(x))), model.parameters.states.copy()
-    calls_before = [layer.calls for layer in model.dropouts()]
-    times: dict[str, tuple[list[float], list[float]]] = {layer.name: ([], []) for layer in model.layers}
-    try:
-        for _ in range(steps + 1):
-            h = batch
-            for layer in model.layers:
-                layer.keeps = True
-                start = time.perf_counter()
-                h = layer.forward(h, training=True)
-                times[layer.name][0].append(time.perf_counter() - start)
-            _, dh = loss(h, y)
-            for layer in reversed(model.layers[model.first :]):
-                start = time.perf_counter()
-                dh = layer.backward(dh)
-                times[layer.name][1].append(time.perf_counter() - start)
-    finally:
-        model.parameters.states[...] = statistics_before
-        for layer, calls in zip(model.dropouts(), calls_before, strict=True):
-            layer.calls = calls
-    rows = [_row(layer, *times[layer.name], len(x)) for layer in model.layers]
-    shared = sum(memory.nbytes for memory in model.turns.memory)
-    return Profile(rows, len(x), peak(np.dtype(model.dtype)), shared)
+    loss, count = losses.get(loss), positive(steps, "steps")
+    x = inputs.check_images(x, self.input_shape, self.dtype)
+    y = inputs.check_targets(y, len(x), self.output_shape, loss.classifies)
+    owners = [self.parameters, *(layer for layer in self.all_layers() if layer.state())]
+    with self.lock:
+        before = [owner.state() for owner in owners]
+        try:
+            times = [_time_step(self, x, y, loss) for _ in range(count + 1)][1:]
+        finally:
+            for owner, state in zip(owners, before, strict=True):
+                owner.restore(state)
+        medians = np.median(times, axis=0)
+        learning = self.steps[sequence.first_that_learns(self.steps) :]
+        rows = [_row(step, *pair, len(x), step in learning) for step, pair in zip(self.steps, medians, strict=True)]
+    report = Profile(rows, len(x), engine.peak(np.dtype(self.dtype)))
+    print(report)
+    return report
 
 
-def _row(layer: Layer, forward: list[float], backward: list[float], n: int) -> LayerProfile:
-    inner = layer.layers()
-    arrays = [array for one in inner for array in one.buffers.values()]
-    arrays += [array for one in inner for w in one.weights() for array in (w.value, getattr(w, "grad", None))]
-    median = [statistics.median(times[1:]) if times else 0.0 for times in (forward, backward)]
-    macs = n * layer.macs
+def _time_step(network: Network, x: np.ndarray, y: np.ndarray, loss) -> list[list[float]]:
+    """[forward, backward] in seconds for each of the network's steps."""
+    times: list[list[float]] = []
+    h = network.batch(x, np.arange(len(x)))
+    for step in network.steps:
+        start = time.perf_counter()
+        h = step.forward(h, training=True)
+        times.append([time.perf_counter() - start, 0.0])
+    _, dh = engine.fast(loss)(h, y)
+    for i in reversed(range(sequence.first_that_learns(network.steps), len(times))):
+        start = time.perf_counter()
+        dh = network.steps[i].backward(dh)
+        times[i][1] = time.perf_counter() - start
+    return times
+
+
+def _row(step: Layer, forward: float, backward: float, n: int, learns: bool) -> LayerProfile:
+    arrays = [*getattr(step, "buffers", {}).values()]
+    arrays += [a for one in step.layers() for w in one.weights() for a in (w.value, getattr(w, "grad", None))]
+    macs = n * step.macs
+    back = macs * (1 + getattr(step, "needs_dx", True)) if learns else 0
     memory = sum(array.nbytes for array in arrays if array is not None)
-    return LayerProfile(layer.name, *median, macs, macs * (1 + layer.needs_dx) if backward else 0, memory)
+    return LayerProfile(step.title, float(forward), float(backward), macs, back, memory)

@@ -133,7 +133,7 @@ RECIPES = {
         schedule=lambda rate, steps: constant(rate),
         augment=Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, vertical_flip=True),
         loss=CrossEntropy(),
-        callbacks=lambda: [ReduceLROnPlateau("val_accuracy", patience=3, factor=0.5, min_rate=1e-5)],
+        callbacks=lambda: [ReduceLROnPlateau("val_accuracy", patience=3, factor=0.5, min_lr=1e-5)],
         validation=0.1,
     ),
 }

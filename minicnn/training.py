@@ -8,7 +8,7 @@
             optimizer.step(learning rate of this step)
 
 Every random number comes from (seed, epoch, batch), so that a run can be repeated to the bit, and a checkpoint need not hold
-the state of any generator: only the place where the run was.
+the state of any generator: only how far the run was.
 """
 
 from __future__ import annotations
@@ -18,77 +18,23 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from minicnn import losses, optimizers, schedules
+from minicnn import engine, inputs, losses, optimizers, schedules
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint
 from minicnn.errors import DivergedError, ShapeError
 from minicnn.layers.base import positive
-from minicnn.model import Sequential, count_correct
+from minicnn.network import Network
+from minicnn.run import History, Run
 from minicnn.seeds import generator
 
 
-class History(dict):
-    """One list for each figure, with one number an epoch: "loss", "accuracy", "val_loss", "val_accuracy",
-    "learning_rate", "seconds". As in Keras it is also its own attribute `history`."""
-
-    @property
-    def history(self) -> History:
-        return self
-
-    def add(self, figures: dict[str, float]) -> None:
-        """Append an epoch."""
-        for name, value in figures.items():
-            self.setdefault(name, []).append(value)
-
-
-@dataclass
-class Run:
-    """A training run: what it was given, and where it is.
-
-    Callbacks read it. `figures` are the epoch's that has just ended; set `stop` to a reason to end after this epoch, and
-    `rate_scale` to change the schedule's rates.
-    """
-
-    model: Sequential
-    images: np.ndarray
-    targets: np.ndarray
-    validation: tuple[np.ndarray, np.ndarray] | None
-    epochs: int
-    batch_size: int
-    optimizer: optimizers.Optimizer
-    loss: Callable
-    plain_loss: Callable  # without class weights, for the validation
-    schedule: Callable[[int], float]
-    augment: object | None
-    callbacks: list[Callback]
-    seed: int
-    verbose: bool
-    history: History = field(default_factory=History)
-    epoch: int = 0  # how many are complete
-    batch: int = 0  # how many of this epoch are
-    step: int = 0  # how many steps were taken in all
-    total: float = 0.0  # of this epoch: the sum of the losses,
-    right: int = 0  # right answers,
-    seen: int = 0  # images
-    seconds: float = 0.0
-    learning_rate: float = 0.0  # of the last step
-    rate_scale: float = 1.0
-    stop: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def batches(self) -> int:
-        """How many steps an epoch has."""
-        return math.ceil(len(self.images) / self.batch_size)
-
-
 def fit(
-    model: Sequential,
+    self: Network,
     x: np.ndarray,
     y: np.ndarray,
     epochs: int = 1,
@@ -104,24 +50,24 @@ def fit(
     verbose: bool = True,
     checkpoint: Checkpoint | None = None,
 ) -> History:
-    """Train `model` on images x (n, h, w, c), uint8 or floats, and integer labels or probabilities y.
+    """Train on images x (n, h, w, c), uint8 or floats, and integer labels or probabilities y; returns the History.
 
     optimizer and loss are names or objects; schedule is a function from the step to the learning rate (see schedules.py),
     by default the optimizer's own rate throughout; augment is a `minicnn.data.Augment`; validation_data is (images,
     targets), scored after every epoch; class_weight weighs the classes in the training loss; seed draws the order and the
-    augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists. Returns the
-    History.
+    augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists.
 
     Raises DataError or ShapeError for input that does not fit, and DivergedError when the loss or the weights are no
-    longer finite. Ctrl-C leaves the model with the weights it has, and passes on.
+    longer finite. Ctrl-C leaves the model with the weights it has, and passes on. While a model is in training another
+    thread may predict with it (each batch is of some step's weights), but not train it: RuntimeError.
     """
     optimizer, loss = optimizers.get(optimizer), losses.get(loss)
-    images, targets = _checked(model, x, y, loss)
+    images, targets = _checked(self, x, y, loss)
     run = Run(
-        model=model,
+        model=self,
         images=images,
         targets=targets,
-        validation=_checked(model, *validation_data, loss) if validation_data is not None else None,
+        validation=_checked(self, *validation_data, loss) if validation_data is not None else None,
         epochs=positive(epochs, "epochs"),
         batch_size=positive(batch_size, "batch_size"),
         optimizer=optimizer,
@@ -139,20 +85,54 @@ def fit(
         raise ValueError(f"augment: got {augment!r}, expected an Augment")
     if augment is not None and run.images.ndim != 4:
         raise ShapeError(f"augment: got images of shape {run.images.shape}, expected (n, h, w, c)")
-    for callback in run.callbacks:
-        callback.on_train_begin(run)
-    with checkpoint.of(run) if checkpoint else nullcontext(lambda **moment: None) as save:
-        model.learn_scale(run.images)
-        model.history = run.history  # as in Keras; it survives an interrupted run
-        _train(run, save)
+    if not self.fitting.acquire(blocking=False):
+        raise RuntimeError("fit: this model is in training already; make a model for each thread")
+    try:
+        optimizer.attach(self.parameters)
+        for callback in run.callbacks:
+            callback.on_train_begin(run)
+        with checkpoint.of(run) if checkpoint else nullcontext(lambda **moment: None) as save:
+            self.scale.learn(run.images)
+            self.history = run.history  # as in Keras; it survives an interrupted run
+            _train(run, save)
+    finally:
+        self.fitting.release()
     return run.history
 
 
-def _checked(model, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
-    """Images and targets that fit the model, or a clear error."""
-    model.check_loss(loss)
-    x = model.check_images(x)
-    return x, model.check_targets(y, len(x), loss)
+class Evaluation(NamedTuple):
+    """What `evaluate` gives: the mean loss, and the share of correct answers (NaN for a loss that does not classify)."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(
+    self: Network, x: np.ndarray, y: np.ndarray, batch_size: int = 256, loss="cross_entropy", tta: str | None = None
+) -> Evaluation:
+    """Loss and accuracy on images and their targets, nothing being learnt."""
+    loss = losses.get(loss)
+    x, y = _checked(self, x, y, loss)
+    outputs = self.outputs(x, batch_size, tta)
+    accuracy = count_correct(outputs, y) / len(y) if loss.classifies else float("nan")
+    return Evaluation(loss(outputs, y)[0], accuracy)
+
+
+def count_correct(outputs: np.ndarray, targets: np.ndarray) -> int:
+    """How many outputs are largest where the target is."""
+    truth = targets if targets.ndim == 1 else targets.argmax(axis=-1)
+    return int((outputs.argmax(axis=-1) == truth).sum())
+
+
+def _checked(model: Network, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
+    """Images and targets that fit the model and the loss, or a clear error."""
+    if isinstance(loss, losses.CrossEntropy) and model.gives_probabilities:
+        raise ValueError("loss: cross-entropy takes logits; leave out the last Softmax, predict() applies it")
+    if loss.classifies and len(model.output_shape) != 1:
+        name, shape = model.layers[-1].name, model.output_shape
+        raise ShapeError(f"{name}: got output shape {shape}, expected (classes,) to classify")
+    x = inputs.check_images(x, model.input_shape, model.dtype)
+    return x, inputs.check_targets(y, len(x), model.output_shape, loss.classifies)
 
 
 def _weighted(loss, class_weight):
@@ -183,7 +163,7 @@ def _train(run: Run, save: Callable) -> None:
 
 
 def _epoch(run: Run, save: Callable) -> None:
-    """One walk through the training data, or what is left of it."""
+    """One pass through the training data, or what is left of it."""
     start, before = time.perf_counter(), run.seconds
     order = generator("order", run.seed, run.epoch).permutation(len(run.images))
     label = f"epoch {run.epoch + 1}/{run.epochs}"
@@ -196,51 +176,46 @@ def _epoch(run: Run, save: Callable) -> None:
                 callback.on_step_end(run)
             run.seconds = before + time.perf_counter() - start
             bar.update(len(index))
-            bar.set_postfix({name: f"{value:.4f}" for name, value in _training_figures(run).items()}, refresh=False)
+            bar.set_postfix({name: f"{value:.4f}" for name, value in run.training_metrics().items()}, refresh=False)
             save()
 
 
 def train_step(run: Run, index: np.ndarray) -> None:
     """Some of the images: forward, loss, backward, and a step of the optimizer."""
-    matrix, holes = None, None
+    matrix, holes, model = None, None, run.model
     if run.augment is not None:
         rng = generator("augmentation", run.seed, run.epoch, run.batch)
         matrix, holes = run.augment.draw(len(index), run.images.shape[1:3], rng)
     targets, rate = run.targets[index], float(run.schedule(run.step) * run.rate_scale)
-    outputs = run.model.forward(run.model.batch(run.images, index, matrix, holes), training=True)
-    value, doutputs = run.loss(outputs, targets)
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"loss: got {value} at step {run.step} (epoch {run.epoch + 1}), expected a finite number;"
-            f" try a learning rate below {rate:.3g}, or clip_norm"
-        )
-    run.model.backward(doutputs)
-    run.optimizer.step(run.model.parameters, rate)
-    run.learning_rate = rate
+    with model.lock:
+        outputs = model.forward(model.batch(run.images, index, matrix, holes), training=True)
+        value, doutputs = engine.fast(run.loss)(outputs, targets)
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"loss: got {value} at step {run.step} (epoch {run.epoch + 1}), expected a finite number;"
+                f" try a learning rate below {rate:.3g}, or clip_norm"
+            )
+        model.backward(doutputs)
+        engine.fast(run.optimizer).step(model.parameters, rate)
+        run.correct += count_correct(outputs, targets) if run.loss.classifies else 0
+    run.learning_rate, run.total = rate, run.total + value * len(index)
     run.step, run.batch, run.seen = run.step + 1, run.batch + 1, run.seen + len(index)
-    run.total += value * len(index)
-    run.right += count_correct(outputs, targets) if run.loss.classifies else 0
-
-
-def _training_figures(run: Run) -> dict[str, float]:
-    figures = {"loss": run.total / run.seen}
-    return figures | ({"accuracy": run.right / run.seen} if run.loss.classifies else {})
 
 
 def _finish_epoch(run: Run) -> None:
     """Check the weights, score the validation data, write the epoch down."""
     if not run.model.parameters.finite():
         raise DivergedError(f"weights: got NaN or infinity after step {run.step - 1} (epoch {run.epoch + 1})")
-    run.figures = _training_figures(run) | {"learning_rate": run.learning_rate, "seconds": run.seconds}
+    run.metrics = run.training_metrics() | {"learning_rate": run.learning_rate, "seconds": run.seconds}
     if run.validation is not None:
-        value, accuracy = run.model.evaluate(*run.validation, max(run.batch_size, 256), run.plain_loss)
+        value, accuracy = evaluate(run.model, *run.validation, max(run.batch_size, 256), run.plain_loss)
         if not math.isfinite(value):
             raise DivergedError(f"val_loss: got {value} after step {run.step - 1} (epoch {run.epoch + 1})")
-        run.figures["val_loss"] = value
+        run.metrics["val_loss"] = value
         if run.loss.classifies:
-            run.figures["val_accuracy"] = accuracy
-    run.epoch, run.batch, run.total, run.right, run.seen, run.seconds = run.epoch + 1, 0, 0.0, 0, 0, 0.0
-    run.history.add(run.figures)
+            run.metrics["val_accuracy"] = accuracy
+    run.epoch, run.batch, run.total, run.correct, run.seen, run.seconds = run.epoch + 1, 0, 0.0, 0, 0, 0.0
+    run.history.add(run.metrics)
     if run.verbose:
-        figures = "  ".join(f"{k} {v:.4g}" if k == "learning_rate" else f"{k} {v:.4f}" for k, v in run.figures.items())
-        print(f"epoch {run.epoch}/{run.epochs}  {figures}", flush=True)
+        metrics = "  ".join(f"{k} {v:.4g}" if k == "learning_rate" else f"{k} {v:.4f}" for k, v in run.metrics.items())
+        print(f"epoch {run.epoch}/{run.epochs}  {metrics}", flush=True)

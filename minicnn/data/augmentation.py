@@ -2,7 +2,7 @@
 does not matter.
 
 An `Augment` only draws random numbers: for every image of a batch, on its own, a matrix that says where each pixel of the
-result is read in the original, and a rectangle to erase. `ops.make_batch` does the work, while it makes floats of the
+result is read in the original, and a rectangle to erase. `inputs.make_batch` does the work, while it makes floats of the
 images.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minicnn import ops
+from minicnn.inputs import make_batch
 from minicnn.seeds import generator
 
 
@@ -48,12 +48,12 @@ class Augment:
     def draw(
         self, n: int, size: tuple[int, int], rng: np.random.Generator
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """For n images of size (h, w): `matrix` (n, 2, 3) and `holes` (n, 4) as `ops.make_batch` takes them.
+        """For n images of size (h, w): `matrix` (n, 2, 3) and `holes` (n, 4) as `inputs.make_batch` takes them.
 
         With centre m, a result's pixel p is read at matrix[:, :2] @ (p - m) + m + shift: the inverse of what is done to
         the picture.
         """
-        turn = np.deg2rad(rng.uniform(-self.rotation, self.rotation, n))
+        angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation, n))
         scale = 1 / rng.uniform(1 - self.zoom, 1 + self.zoom, n)
         flip = np.stack(
             [rng.choice([1.0, -1.0], n) if on else np.ones(n) for on in (self.vertical_flip, self.horizontal_flip)]
@@ -61,7 +61,7 @@ class Augment:
         move = rng.uniform(-self.shift, self.shift, (n, 2)) * size
         move = move + rng.integers(-self.crop_padding, self.crop_padding + 1, (n, 2))
         holes = self._holes(n, size, rng) if self.erase else None
-        sine, cosine = np.sin(turn), np.cos(turn)
+        sine, cosine = np.sin(angle), np.cos(angle)
         linear = np.stack([flip[0] * cosine, flip[0] * sine, -flip[1] * sine, flip[1] * cosine], axis=1)
         linear = linear.reshape(n, 2, 2) * scale[:, None, None]
         middle = (np.array(size) - 1) / 2
@@ -86,5 +86,5 @@ class Augment:
         mean = np.zeros(channels, np.float32)
         if self.erase:  # shifted to 0 and back, so that what is erased is the mean, as in training
             mean[:] = images.mean(axis=(0, 1, 2))
-        made = ops.make_batch(images, index, matrix, holes, np.ones(channels), -mean, "float32") + mean
+        made = make_batch(images, index, np.ones(channels), -mean, np.dtype("float32"), matrix, holes) + mean
         return made.reshape(k, count, *images.shape[1:])

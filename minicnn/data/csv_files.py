@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minicnn.errors import DataError
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 
 BYTES = frozenset(str(value) for value in range(256))
 WHOLE_NUMBER = re.compile(r"\+?[0-9]{1,9}")
@@ -63,7 +63,7 @@ def save_csv(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray, ve
     if labels.min() < 0 or labels.max() > 255:
         raise DataError(f"labels are from {labels.min()} to {labels.max()}, expected 0 to 255")
     pixels = images.reshape(len(images), -1)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(",".join(_columns(pixels.shape[1])).encode() + b"\n")
         starts, quiet = range(0, len(pixels), ROWS_AT_A_TIME), None if verbose else True
         for start in tqdm(starts, desc=os.path.basename(path), unit="k rows", disable=quiet):

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from minicnn.data.idx import idx_header, read_idx
 from minicnn.errors import DataError
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
@@ -182,7 +182,7 @@ def _keep(content: bytes, name: str, cache: Path | None, say: Say) -> None:
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with replacing(cache / f"{name}.gz") as file:
+        with atomic_write(cache / f"{name}.gz") as file:
             file.write(content)
     except OSError as error:
         say(f"{name} is not kept in the cache: {error}")

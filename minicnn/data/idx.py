@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from minicnn.errors import DataError
-from minicnn.files import replacing
+from minicnn.files import atomic_write
 
 GZIP_MAGIC = b"\x1f\x8b"
 MOST_UNZIPPED = 1 << 30  # bytes; how much a gzip would unfold to is not known beforehand, so this bounds it
@@ -60,7 +60,7 @@ def save_idx(path: str | os.PathLike, array: np.ndarray) -> None:
     content = idx_header(array.shape) + array.tobytes()
     if str(path).endswith(".gz"):
         content = gzip.compress(content, mtime=0)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 

@@ -1,26 +1,55 @@
-"""Convolution layers: the same small window of weights at every place of the image.
-
-The arithmetic and its derivation are in minicnn/ops/reference.py.
-"""
+"""Convolution: the same small window of weights at every position of the image."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from minicnn import initializers, ops
-from minicnn.layers.activations import WithActivation
-from minicnn.layers.base import check_padding, pad_amounts, pair, positive, window_output
+from minicnn import initializers
+from minicnn.layers import activations
+from minicnn.layers.base import Layer, pair, positive
+from minicnn.layers.windows import Window, add_windows, check_padding, make_window, windows
 from minicnn.parameters import Parameters
 
 
-class Conv2D(WithActivation):
-    """2-D convolution: (h, w, c) to (oh, ow, filters), weights w (kh, kw, c/groups, filters) and b (filters,).
+def convolve(x: np.ndarray, w: np.ndarray, window: Window) -> np.ndarray:
+    """x (n, h, w, c) and w (kh, kw, c, f) to y (n, oh, ow, f): one matrix product, of every window with every filter."""
+    patches = windows(x, window)
+    n, oh, ow, kh, kw, c = patches.shape
+    matrix = patches.reshape(n * oh * ow, kh * kw * c)  # 'im2col': here the view becomes a copy
+    return (matrix @ w.reshape(kh * kw * c, -1)).reshape(n, oh, ow, -1)
 
-    kernel_size, stride and dilation are an int or a pair (rows, columns); padding is "same" (ceil(input / stride) places
-    out), "valid" (none), an int or a pair of pixels on each side. With groups, c and filters are dealt into as many
-    bundles that do not see each other.
+
+def convolve_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    """(dx, dw): the chain rule through y = matrix @ w, each row of the matrix being a window of x.
+
+    dw = matrix.T @ dy        number k of the weights met matrix[row, k] in every row
+    dmatrix = dy @ w.T        number k of a window met w[k, f] for every filter f
+    dx = every row of dmatrix, added back onto the pixels of its window
+    """
+    patches = windows(x, window)
+    n, oh, ow, kh, kw, c = patches.shape
+    matrix, dy = patches.reshape(n * oh * ow, kh * kw * c), dy.reshape(n * oh * ow, -1)
+    dw = (matrix.T @ dy).reshape(w.shape)
+    dmatrix = dy @ w.reshape(kh * kw * c, -1).T
+    return add_windows(dmatrix.reshape(patches.shape), x.shape, window), dw
+
+
+class Conv2D(Layer):
+    """2-D convolution (cross-correlation, as in every framework): slide w over x, a dot product at each position.
+
+        y[n, i, j, f] = b[f] + sum over (p, q, c) of
+                        padded[n, i*stride + p*dilation, j*stride + q*dilation, c] * w[p, q, c, f]
+
+    (h, w, c) to (oh, ow, filters), weights w (kh, kw, c/groups, filters) and b (filters,). It is a dense layer on every
+    window: lay each window out as the row of a matrix, and the whole is one product. See `convolve_backward` for dx and
+    dw; b was added at every position, so db is the sum of dy over all of them.
+
+    kernel_size, stride and dilation are an int or a pair (rows, columns); padding is "same" (ceil(input / stride)
+    positions out), "valid" (none), an int or a pair of pixels on each side. With groups, channels and filters are dealt
+    into as many bundles, and each bundle of filters sees its own bundle of channels.
     """
 
     def __init__(
@@ -40,46 +69,52 @@ class Conv2D(WithActivation):
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
         self.padding = check_padding(padding)
         self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
-        self.set_activation(activation)
+        self.activation, self.activate = activation, activations.get(activation)
         if self.filters % self.groups:
             raise ValueError(f"filters: got {filters}, expected a multiple of groups={groups}")
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
-        if len(input_shape) != 3 or input_shape[2] % self.groups:
-            multiple = f", c a multiple of groups={self.groups}" if self.groups > 1 else ""
-            raise self.shape_error(input_shape, f"(h, w, c){multiple}")
-        c = input_shape[2] // self.groups
-        self.pads = pad_amounts(self.padding, self.kernel_size, self.stride, self.dilation, input_shape)
-        size = window_output(self, input_shape, self.kernel_size, self.stride, self.pads, self.dilation)
-        initialize = initializers.get(self.kernel_initializer)
-        self.w = parameters.add("w", (*self.kernel_size, c, self.filters), initialize)
+        self.window = make_window(self, input_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        if input_shape[2] % self.groups:
+            raise self.shape_error(input_shape, f"(h, w, c), c a multiple of groups={self.groups}")
+        shape = (*self.kernel_size, input_shape[2] // self.groups, self.filters)
+        self.w = parameters.add("w", shape, initializers.get(self.kernel_initializer))
         self.b = parameters.add("b", (self.filters,), initializers.zeros) if self.use_bias else None
-        self.output_shape = (*size, self.filters)
-        self.macs = size[0] * size[1] * self.kernel_size[0] * self.kernel_size[1] * c * self.filters
-        return self.output_shape
+        positions = self.window.positions(input_shape)
+        self.macs = math.prod(positions) * math.prod(shape)
+        return (*positions, self.filters)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        y = ops.conv2d(
-            *(x, self.w.value, self.b.value if self.b else None),
-            *(self.stride, self.pads, self.dilation, self.groups, self.relu),
-            out=self.buffer("y", (len(x), *self.output_shape), x.dtype),
-        )
         if training:
-            self.save(x, y)
-        return self.activate(y, training)
+            self.save_for_backward(x)
+        bundles = zip(self._bundles(x), self._bundles(self.w.value), strict=True)
+        y = np.concatenate([convolve(xg, wg, self.window) for xg, wg in bundles], axis=3)
+        if self.use_bias:
+            y = y + self.b.value
+        return self.activate.forward(y, training)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        x, y = self.restore()
-        return ops.conv2d_backward(
-            *(self.activate_backward(dy), x, self.w.value, y, self.w.grad, self.b.grad if self.b else None),
-            *(self.stride, self.pads, self.dilation, self.groups, self.relu),
-            need_dx=self.needs_dx,
-            out=self.buffer("dx", x.shape, x.dtype) if self.needs_dx else None,
-        )
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        (x,) = self.saved
+        dy = self.activate.backward(dy)
+        bundles = zip(self._bundles(dy), self._bundles(x), self._bundles(self.w.value), strict=True)
+        dxs, dws = zip(*(convolve_backward(dyg, xg, wg, self.window) for dyg, xg, wg in bundles), strict=True)
+        self.w.grad[...] = np.concatenate(dws, axis=3)
+        if self.use_bias:
+            self.b.grad[...] = dy.sum(axis=(0, 1, 2))
+        return np.concatenate(dxs, axis=3)
+
+    def _bundles(self, array: np.ndarray) -> list[np.ndarray]:
+        return np.split(array, self.groups, axis=3)
 
 
-class DepthwiseConv2D(WithActivation):
-    """A window of weights of its own for each channel: (h, w, c) to (oh, ow, c), weights w (kh, kw, c, 1) and b (c,)."""
+class DepthwiseConv2D(Layer):
+    """A window of weights of its own for each channel: convolution with as many groups as channels.
+
+        y[n, i, j, c] = b[c] + sum over (p, q) of
+                        padded[n, i*stride + p*dilation, j*stride + q*dilation, c] * w[p, q, c]
+
+    (h, w, c) to (oh, ow, c), weights w (kh, kw, c, 1) and b (c,); the arguments are those of Conv2D.
+    """
 
     def __init__(
         self,
@@ -95,41 +130,35 @@ class DepthwiseConv2D(WithActivation):
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
         self.padding = check_padding(padding)
         self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
-        self.set_activation(activation)
+        self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
-        if len(input_shape) != 3:
-            raise self.shape_error(input_shape, "(h, w, c)")
+        self.window = make_window(self, input_shape, self.kernel_size, self.stride, self.padding, self.dilation)
         c = input_shape[2]
-        self.pads = pad_amounts(self.padding, self.kernel_size, self.stride, self.dilation, input_shape)
-        size = window_output(self, input_shape, self.kernel_size, self.stride, self.pads, self.dilation)
         self.w = parameters.add("w", (*self.kernel_size, c, 1), self._initialize)
         self.b = parameters.add("b", (c,), initializers.zeros) if self.use_bias else None
-        self.output_shape = (*size, c)
-        self.macs = size[0] * size[1] * self.kernel_size[0] * self.kernel_size[1] * c
-        return self.output_shape
+        positions = self.window.positions(input_shape)
+        self.macs = math.prod(positions) * math.prod(self.kernel_size) * c
+        return (*positions, c)
 
-    def _initialize(self, shape, rng):
+    def _initialize(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Each output sees kh*kw numbers, and the initializer must know it."""
         kh, kw, c, _ = shape
         return initializers.get(self.kernel_initializer)((kh, kw, 1, c), rng).reshape(shape)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        y = ops.depthwise_conv2d(
-            *(x, self.w.value[..., 0], self.b.value if self.b else None),
-            *(self.stride, self.pads, self.dilation, self.relu),
-            out=self.buffer("y", (len(x), *self.output_shape), x.dtype),
-        )
         if training:
-            self.save(x, y)
-        return self.activate(y, training)
+            self.save_for_backward(x)
+        y = np.einsum("nijpqc,pqc->nijc", windows(x, self.window), self.w.value[..., 0])
+        if self.use_bias:
+            y = y + self.b.value
+        return self.activate.forward(y, training)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        x, y = self.restore()
-        w, dw = self.w.value[..., 0], self.w.grad[..., 0]
-        return ops.depthwise_conv2d_backward(
-            *(self.activate_backward(dy), x, w, y, dw, self.b.grad if self.b else None),
-            *(self.stride, self.pads, self.dilation, self.relu),
-            need_dx=self.needs_dx,
-            out=self.buffer("dx", x.shape, x.dtype) if self.needs_dx else None,
-        )
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        (x,) = self.saved
+        dy = self.activate.backward(dy)
+        self.w.grad[..., 0] = np.einsum("nijpqc,nijc->pqc", windows(x, self.window), dy)
+        if self.use_bias:
+            self.b.grad[...] = dy.sum(axis=(0, 1, 2))
+        dwindows = np.einsum("nijc,pqc->nijpqc", dy, self.w.value[..., 0])
+        return add_windows(dwindows, x.shape, self.window)

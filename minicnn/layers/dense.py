@@ -7,30 +7,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minicnn import initializers, ops
-from minicnn.layers.activations import WithActivation
+from minicnn import initializers
+from minicnn.layers import activations
 from minicnn.layers.base import Layer, positive
 from minicnn.parameters import Parameters
 
 
-class Flatten(Layer):
-    """(h, w, c) to (h*w*c,): the same numbers in the same order."""
+class Dense(Layer):
+    """y = activation(x @ w + b): (c,) to (units,), weights w (c, units) and b (units,).
 
-    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
-        return (math.prod(input_shape),)
+    In y[n, u] = b[u] + sum over c of x[n, c] * w[c, u], the weight w[c, u] meets x[n, c] for every image n; b[u] is
+    added for every image; and x[n, c] is read by every unit u, with weight w[c, u]. So
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        if training:
-            self.save(x.shape)
-        return x.reshape(len(x), -1)
-
-    def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        (x_shape,) = self.restore()
-        return dy.reshape(x_shape)
-
-
-class Dense(WithActivation):
-    """y = x @ w + b: (c,) to (units,), weights w (c, units) and b (units,)."""
+        dw = x.T @ dy        db = sum of dy over the images        dx = dy @ w.T
+    """
 
     def __init__(
         self,
@@ -41,7 +31,7 @@ class Dense(WithActivation):
     ):
         self.units = positive(units, "units")
         self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
-        self.set_activation(activation)
+        self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         if len(input_shape) != 1:
@@ -52,17 +42,33 @@ class Dense(WithActivation):
         return (self.units,)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        b = self.b.value if self.b else None
-        y = ops.dense(x, self.w.value, b, self.relu, out=self.buffer("y", (len(x), self.units), x.dtype))
         if training:
-            self.save(x, y)
-        return self.activate(y, training)
+            self.save_for_backward(x)
+        y = x @ self.w.value
+        if self.use_bias:
+            y = y + self.b.value
+        return self.activate.forward(y, training)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        x, y = self.restore()
-        return ops.dense_backward(
-            *(self.activate_backward(dy), x, self.w.value, y, self.w.grad, self.b.grad if self.b else None),
-            relu=self.relu,
-            need_dx=self.needs_dx,
-            out=self.buffer("dx", x.shape, x.dtype) if self.needs_dx else None,
-        )
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        (x,) = self.saved
+        dy = self.activate.backward(dy)
+        self.w.grad[...] = x.T @ dy
+        if self.use_bias:
+            self.b.grad[...] = dy.sum(axis=0)
+        return dy @ self.w.value.T
+
+
+class Flatten(Layer):
+    """(h, w, c) to (h*w*c,): the same numbers in the same order, and so are their gradients."""
+
+    def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
+        return (math.prod(input_shape),)
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        if training:
+            self.save_for_backward(x.shape)
+        return x.reshape(len(x), *self.output_shape)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        (x_shape,) = self.saved
+        return dy.reshape(x_shape)

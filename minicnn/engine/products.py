@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import helper
-from minicnn.ops.kernels.lanes import Block, best_block, load, multiply_add
+from minicnn.engine.compiling import helper
+from minicnn.engine.lanes import Block, best_block, load, multiply_add
 
 
 def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
@@ -20,20 +20,20 @@ def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
 
 
 def weights_block(rows: int, outputs: int, dtype) -> np.dtype:
-    """The block for all rows of a small dw at once, or for equal shares of them; three more vectors fit beside it."""
+    """The block for all rows of a small dw at once, or for equal chunks of them; three more vectors fit beside it."""
     lanes = panel_block(outputs, dtype, 1).shape[1]
     most = 10 if best_block(dtype).shape[0] == 8 else 4
     return Block(-(-rows // -(-rows // most)), lanes)
 
 
 @helper
-def rows_by_panel(x, places, start, length, panel, at, sums):
+def rows_by_panel(x, offsets, start, length, panel, at, sums):
     """sums += some rows of a matrix, times a panel of weights that is as wide as a vector.
 
-    Row i is x[places[i] + start:][:length]; the panel's rows follow each other in memory from panel[at].
+    Row i is x[offsets[i] + start:][:length]; the panel's rows follow each other in memory from panel[at].
     """
     for k in range(start, start + length):
-        sums = multiply_add(x, places, k, load(sums[0], panel, at), sums)
+        sums = multiply_add(x, offsets, k, load(sums[0], panel, at), sums)
         at += len(sums[0])
     return sums
 

@@ -20,7 +20,7 @@ import numba
 from numba import config, njit
 from numba.core import event
 
-from minicnn.ops.kernels import ahead
+from minicnn.engine import ahead
 
 # No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)

@@ -1,4 +1,4 @@
-"""Dense layers on wide vectors: see `reference.dense` for what they compute.
+"""Dense layers on wide vectors: see minicnn/layers/dense.py for what they compute.
 
 Faster because weights pass through the cache in blocks that all rows of the batch use before the next block comes, and
 the sums stay in registers meanwhile.
@@ -8,41 +8,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import helper, kernel
-from minicnn.ops.kernels.lanes import (
+from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.lanes import (
     Block,
-    apart,
     best_block,
     load,
     load_rows,
     maximum0,
     prefetch,
     store,
+    store_prefetching,
     store_rows,
-    stream_out,
-    transposed,
+    strided,
+    transpose,
     zeros,
 )
-from minicnn.ops.kernels.products import outer_product, rows_by_panel
-from minicnn.ops.kernels.threads import get_threads, parallel, share
-from minicnn.ops.kernels.workspace import result, scratch
+from minicnn.engine.memory import scratch
+from minicnn.engine.products import outer_product, rows_by_panel
+from minicnn.engine.step import Step
+from minicnn.engine.threads import chunk, get_threads, parallel
 
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
 
 @helper
-def _pack_block(like, square, w, turned, k0, depth, column, panel):
+def _pack_block(like, square, w, transposed, k0, depth, column, panel):
     """Rows k0.. and a vector of columns of w, or of its transpose, side by side; 0 beyond w's edge."""
     lanes, flat, size, step = len(like), w.reshape(-1), len(square), w.shape[1]
-    used = min(lanes, (w.shape[0] if turned else w.shape[1]) - column)
+    used = min(lanes, (w.shape[0] if transposed else w.shape[1]) - column)
     if used < lanes:
         panel[:] = 0
     whole = depth // size * size if used == lanes else 0
-    if turned:
+    if transposed:
         for k in range(0, whole, size):
             for l in range(0, lanes, size):
-                rows = load_rows(square[0], flat, apart(step, 0, size, square), (column + l) * step + k0 + k)
-                store_rows(panel, apart(lanes, 0, size, square), k * lanes + l, transposed(rows))
+                rows = load_rows(square[0], flat, strided(step, 0, size, square), (column + l) * step + k0 + k)
+                store_rows(panel, strided(lanes, 0, size, square), k * lanes + l, transpose(rows))
         for k in range(whole, depth):
             for l in range(used):
                 panel[k * lanes + l] = w[column + l, k0 + k]
@@ -66,24 +67,24 @@ def _ask_for(array, row, rows, column, width):
 
 
 @helper
-def _product_of_panel(shape, square, a, first, last, w, turned, column, panel, block):
+def _product_of_panel(shape, square, a, first, last, w, transposed, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like = a.shape[1], zeros(a, shape)
     rows, lanes, flat = last - first, len(like[0]), a.reshape(-1)
     block[:] = 0
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)
-        _pack_block(like[0], zeros(a, square), w, turned, k0, used, column, panel)
+        _pack_block(like[0], zeros(a, square), w, transposed, k0, used, column, panel)
         slice_ = used * len(like) // rows + 1
         for t in range(0, rows, len(like)):
             _ask_for(a, first + t, len(like), k0 + DEPTH, DEPTH)
-            if turned:
+            if transposed:
                 _ask_for(w, column + lanes + t * lanes // rows, len(like) * lanes // rows + 1, k0, DEPTH)
             else:
                 _ask_for(w, k0 + DEPTH + t // len(like) * slice_, slice_, column, lanes)
-            here, place = apart(lanes, t, rows, like), apart(depth, t, rows, like)
+            here, offsets = strided(lanes, t, rows, like), strided(depth, t, rows, like)
             sums = load_rows(like[0], block, here, 0)
-            sums = rows_by_panel(flat, place, first * depth + k0, used, panel, 0, sums)
+            sums = rows_by_panel(flat, offsets, first * depth + k0, used, panel, 0, sums)
             store_rows(block, here, 0, sums)
 
 
@@ -98,7 +99,7 @@ def _finish(like, block, rows, used, bias, relu, y, y0, step):
         if relu:
             v = maximum0(v)
         if used == lanes:
-            stream_out(y, y0 + i * step, v)
+            store_prefetching(y, y0 + i * step, v)
         else:
             store(block, i * lanes, v)
             for j in range(used):
@@ -106,35 +107,33 @@ def _finish(like, block, rows, used, bias, relu, y, y0, step):
 
 
 @parallel
-def _product(part, shape, square, a, w, turned, bias, relu, y, panels, blocks):
-    """y = a @ w + bias, or a @ w.T + bias; a task is one panel of y's columns and a share of its rows."""
+def _product(part, shape, square, a, w, transposed, bias, relu, y, panels, blocks):
+    """y = a @ w + bias, or a @ w.T + bias; a task is one panel of y's columns and a chunk of its rows."""
     n, f = y.shape
     lanes, flat = panels.shape[1] // DEPTH, y.reshape(-1)
-    shares = panels.shape[0] // ((f + lanes - 1) // lanes)
-    for task in share(part, panels.shape[0]):
-        column, slot = task // shares * lanes, task % shares
-        first, last = slot * n // shares, (slot + 1) * n // shares
-        _product_of_panel(shape, square, a, first, last, w, turned, column, panels[task], blocks[task])
+    chunks = panels.shape[0] // ((f + lanes - 1) // lanes)
+    for task in chunk(part, panels.shape[0]):
+        column, slot = task // chunks * lanes, task % chunks
+        first, last = slot * n // chunks, (slot + 1) * n // chunks
+        _product_of_panel(shape, square, a, first, last, w, transposed, column, panels[task], blocks[task])
         like, used = zeros(a, shape)[0], min(lanes, f - column)
         _finish(like, blocks[task], last - first, used, bias[column:], relu, flat, first * f + column, f)
 
 
-def _matmul(a, w, turned, bias, relu, out):
-    n, columns = len(a), w.shape[0] if turned else w.shape[1]
-    block = best_block(a.dtype)
+def _matmul(a, w, transposed, bias, relu, y):
+    """y = a @ w + bias, or a @ w.T + bias where w is transposed."""
+    (n, columns), block = y.shape, best_block(a.dtype)
     rows, lanes = block.shape
-    y = result(out, (n, columns), a.dtype)
     if n == 0:
-        return y
+        return
     count = -(-columns // lanes)
-    shares = max(1, min(get_threads() // count, n // rows))  # fewer panels than threads: the rows are shared out
+    chunks = max(1, min(get_threads() // count, n // rows))  # fewer panels than threads: the rows are shared out
     padded = scratch("bias", (0 if bias is None else count * lanes,), a.dtype)
     if bias is not None:
         padded[:columns], padded[columns:] = bias, 0
-    panels = scratch("panels", (count * shares, DEPTH * lanes), a.dtype)
-    blocks = scratch("blocks", (count * shares, -(-n // shares) * lanes), a.dtype)
-    _product(block, Block(lanes // 2, lanes // 2), a, w, turned, padded, relu, y, panels, blocks)
-    return y
+    panels = scratch("panels", (count * chunks, DEPTH * lanes), a.dtype)
+    blocks = scratch("blocks", (count * chunks, -(-n // chunks) * lanes), a.dtype)
+    _product(a.size * columns, block, Block(lanes // 2, lanes // 2), a, w, transposed, padded, relu, y, panels, blocks)
 
 
 @helper
@@ -148,16 +147,16 @@ def _rows_of_dw(shape, x, dy, first, last, f, dw, block):
     for k in range(first, last, rows):
         _ask_for(x, 0, n, k + 2 * rows, rows)
         for p in range(0, f, lanes):
-            sums = outer_product(flat_x, 0, x_steps, apart(1, k, last, like), flat_dy, p, dy_steps, (1, n), like)
-            store_rows(block, apart(lanes, 0, rows, like), 0, sums)
+            sums = outer_product(flat_x, 0, x_steps, strided(1, k, last, like), flat_dy, p, dy_steps, (1, n), like)
+            store_rows(block, strided(lanes, 0, rows, like), 0, sums)
             _finish(like[0], block, min(rows, last - k), min(lanes, f - p), nothing, False, flat_dw, k * f + p, f)
 
 
 @parallel
 def _weights(part, shape, x, dy, dw, blocks):
-    """dw = x.T @ dy; a task is a share of dw's rows, so every sum runs over the batch in order."""
+    """dw = x.T @ dy; a task is a chunk of dw's rows, so every sum runs over the batch in order."""
     tasks, rows = blocks.shape[0], dw.shape[0]
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         first, last = task * rows // tasks, (task + 1) * rows // tasks
         _rows_of_dw(shape, x, dy, first, last, dw.shape[1], dw, blocks[task])
 
@@ -177,31 +176,32 @@ def _gate(dy, y, relu, padded, db):
             db[j] += v
 
 
-def dense(x, w, b, relu=False, out=None):
-    """See `reference.dense`; faster because BLAS does not know every CPU, and its threads would fight with ours."""
-    x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
-    return _matmul(x, w, False, b, relu, out)
+class Dense(Step):
+    """Dense, and the ReLU behind it."""
 
+    fuses_relu = True
 
-def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
-    """See `reference.dense_backward`."""
-    x, w, dy = np.ascontiguousarray(x), np.ascontiguousarray(w), np.ascontiguousarray(dy)
-    n, f = dy.shape
-    block = best_block(x.dtype)
-    rows, lanes = block.shape
-    padded = scratch("dy", (n, -(-f // lanes) * lanes), x.dtype)
-    sums = scratch("db", (f,), x.dtype)
-    _gate(dy, np.ascontiguousarray(y) if relu else dy, relu, padded, sums)
-    if db is not None:
-        db[...] = sums
-    target = result(dw, dw.shape, x.dtype)
-    _weights(block, x, padded, target, scratch("blocks", (min(16, len(w)), rows * lanes), x.dtype))
-    if target is not dw:
-        dw[...] = target
-    if not need_dx:
-        return None
-    gated = padded
-    if padded.shape[1] != f:
-        gated = scratch("gated", (n, f), x.dtype)
-        gated[...] = padded[:, :f]
-    return _matmul(gated, w, True, None, False, out)
+    def forward(self, x, training=False):
+        layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
+        _matmul(x, layer.w.value, False, layer.b.value if layer.use_bias else None, self.relu, y)
+        if training:
+            self.save_for_backward(x, y)
+        return y
+
+    def backward(self, dy):
+        (x, y), layer, dy = self.saved, self.layer, np.ascontiguousarray(dy)
+        (n, f), (rows, lanes), w = dy.shape, best_block(x.dtype).shape, layer.w
+        padded, db = scratch("dy", (n, -(-f // lanes) * lanes), x.dtype), scratch("db", (f,), x.dtype)
+        _gate(dy, y, self.relu, padded, db)
+        if layer.use_bias:
+            layer.b.grad[...] = db
+        blocks = scratch("blocks", (min(16, len(w.value)), rows * lanes), x.dtype)
+        _weights(x.size * f, best_block(x.dtype), x, padded, w.grad, blocks)
+        dx = self.dx(x.shape, x.dtype)
+        if self.needs_dx:
+            gated = padded
+            if padded.shape[1] != f:
+                gated = scratch("gated", (n, f), x.dtype)
+                gated[...] = padded[:, :f]
+            _matmul(gated, w.value, True, None, False, dx)
+        return dx

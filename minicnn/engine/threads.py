@@ -21,7 +21,7 @@ from numba import config, prange, types
 from numba.core import cgutils, targetconfig
 from numba.extending import intrinsic
 
-from minicnn.ops.kernels.compiling import helper, kernel
+from minicnn.engine.compiling import helper, kernel
 
 # An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
 # wants to run there. Half a millisecond is enough from one kernel to the next; to wake a thread takes a tenth of that.
@@ -29,6 +29,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 PARTS = 32
+SMALL = 2**22
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
 _TASK = ir.FunctionType(_NUMBER, [_BYTES, _NUMBER])
 
@@ -120,13 +121,17 @@ def _launch(shared, *args):
 
 
 @helper
-def share(part, n):
+def chunk(part, n):
     """One part of the numbers from 0 to n - 1."""
     return range(max(0, part * n // PARTS), (part + 1) * n // PARTS)
 
 
 def parallel(function):
-    """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (...) runs them all."""
+    """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (work, ...) runs them all.
+
+    `work` is about how many numbers are read, written or multiplied: what is SMALL stays on the caller's thread, for to
+    wake another, which may have to wait for a core, would take longer.
+    """
     if config.DISABLE_JIT:
         return _plain(function)
     launch = FunctionType(_launch.__code__, {**globals(), "_body": kernel(function)})
@@ -134,8 +139,8 @@ def parallel(function):
     launch.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}.launch"  # its cache's name
     launch = kernel(launch)
 
-    def run(*args):
-        shared = _threads > 1 and not _forked and _pool.acquire(blocking=False)
+    def run(work, *args):
+        shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
             numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
             failures = launch(bool(shared), *args)
@@ -152,7 +157,7 @@ def parallel(function):
 def _plain(function):
     """For NUMBA_DISABLE_JIT=1: the parts in plain Python, one after the other."""
 
-    def run(*args):
+    def run(work, *args):
         for part in range(PARTS):
             function(part, *args)
 

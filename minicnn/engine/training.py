@@ -1,4 +1,4 @@
-"""Batches, the loss and the optimizers' steps: see the functions of the same names in reference.py.
+"""The twins of inputs.Scale, losses.CrossEntropy and the optimizers: see there for what they compute.
 
 Faster because each is one pass over memory: an image is gathered, moved, standardised and erased while it is in the
 cache, and an optimizer reads and writes each number of its vectors once.
@@ -10,10 +10,16 @@ import math
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import helper, kernel
-from minicnn.ops.kernels.lanes import Block, best_block, fill, fma, sqrt, store, stream, zeros
-from minicnn.ops.kernels.threads import parallel, share
-from minicnn.ops.kernels.workspace import result, scratch
+from minicnn import inputs, losses, optimizers
+from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.lanes import Block, best_block, fill, fma, load_prefetching, sqrt, store, zeros
+from minicnn.engine.memory import empty
+from minicnn.engine.threads import chunk, parallel
+
+
+def _same_attributes(twin, thing) -> None:
+    """A twin is the same thing with another arithmetic: it has the thing's own attributes, not copies of them."""
+    twin.__dict__ = thing.__dict__
 
 
 @helper
@@ -45,7 +51,7 @@ def _warp(image, m, y):
 @parallel
 def _make_batch(part, images, index, matrix, holes, scale, shift, y):
     _, h, w, c = y.shape
-    for b in share(part, index.shape[0]):
+    for b in chunk(part, index.shape[0]):
         image, target = images[index[b]], y[b]
         if matrix.shape[0]:
             _warp(image, matrix[b], target)
@@ -65,22 +71,32 @@ def _make_batch(part, images, index, matrix, holes, scale, shift, y):
                         target[i, j, k] = 0
 
 
-def make_batch(images, index, matrix, holes, scale, shift, dtype, out=None):
-    """See `reference.make_batch`."""
-    dtype = np.dtype(dtype)
-    y = result(out, (len(index), *images.shape[1:]), dtype)
-    matrix = np.empty((0, 2, 3), dtype) if matrix is None else matrix.astype(dtype)
-    holes = np.empty((0, 4), np.int64) if holes is None else holes
-    _make_batch(images, index, matrix, holes, scale.astype(dtype), shift.astype(dtype), y)
-    return y
+class FastScale:
+    """The twin of `inputs.Scale`."""
+
+    def __init__(self, scale: inputs.Scale):
+        self.scale, self.memory = scale, empty((0,), np.uint8)
+
+    def batch(self, images, index, dtype, matrix=None, holes=None):
+        """See `inputs.Scale.batch`; the result lies in the same memory each time."""
+        if images.ndim != 4:
+            return self.scale.batch(images, index, dtype, matrix, holes)
+        shape = (len(index), *images.shape[1:])
+        size = math.prod(shape) * dtype.itemsize
+        if self.memory.size < size:
+            self.memory = empty((size,), np.uint8)
+        y = self.memory[:size].view(dtype).reshape(shape)
+        factor, shift = (v.astype(dtype) for v in self.scale.factors(images.dtype, images.shape[-1]))
+        matrix = np.empty((0, 2, 3), dtype) if matrix is None else matrix.astype(dtype)
+        holes = np.empty((0, 4), np.int64) if holes is None else holes
+        _make_batch(4 * y.size, images, index, matrix, holes, factor, shift, y)
+        return y
 
 
 @kernel
 def _cross_entropy(logits, targets, weights, dlogits):
     n, classes = logits.shape
-    total = loss = 0.0
-    for i in range(n):
-        total += weights[i]
+    loss = 0.0
     for i in range(n):
         largest, sum_exp = logits[i, 0], 0.0
         for k in range(1, classes):
@@ -88,44 +104,21 @@ def _cross_entropy(logits, targets, weights, dlogits):
         for k in range(classes):
             dlogits[i, k] = math.exp(logits[i, k] - largest)
             sum_exp += dlogits[i, k]
-        weight, log_sum = weights[i] / total, largest + math.log(sum_exp)
+        weight, log_sum = weights[i], largest + math.log(sum_exp)
         for k in range(classes):
             loss -= weight * targets[i, k] * (logits[i, k] - log_sum)
             dlogits[i, k] = weight * (dlogits[i, k] / sum_exp - targets[i, k])
     return loss
 
 
-def softmax_cross_entropy(logits, targets, weights, out=None):
-    """See `reference.softmax_cross_entropy`."""
-    dlogits = result(out, logits.shape, logits.dtype)
-    loss = _cross_entropy(np.ascontiguousarray(logits), np.ascontiguousarray(targets), weights, dlogits)
-    return float(loss), dlogits
+class FastCrossEntropy(losses.CrossEntropy):
+    """The twin of `losses.CrossEntropy`: the same object's settings, another formula."""
 
+    __init__ = _same_attributes
 
-BLOCK = 8192
-
-
-@parallel
-def _sum_of_squares(part, g, totals):
-    for block in share(part, totals.shape[0]):
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0  # four sums, so that each addition need not wait for the one before
-        first, last = block * BLOCK, min((block + 1) * BLOCK, g.shape[0])
-        whole = first + (last - first) // 4 * 4
-        for i in range(first, whole, 4):
-            a += np.float64(g[i]) ** 2
-            b += np.float64(g[i + 1]) ** 2
-            c += np.float64(g[i + 2]) ** 2
-            d += np.float64(g[i + 3]) ** 2
-        for i in range(whole, last):
-            a += np.float64(g[i]) ** 2
-        totals[block] = (a + b) + (c + d)
-
-
-def sum_of_squares(g):
-    """See `reference.sum_of_squares`; in blocks of 8192 numbers, whose sums are added in order."""
-    totals = scratch("totals", (-(-g.size // BLOCK),), np.float64)
-    _sum_of_squares(np.ascontiguousarray(g).reshape(-1), totals)
-    return float(totals.sum())
+    def formula(self, logits, truth, weights):
+        dlogits = np.empty_like(logits, order="C")
+        return _cross_entropy(np.ascontiguousarray(logits), np.ascontiguousarray(truth), weights, dlogits), dlogits
 
 
 # An optimizer's formula is written once, for vectors: wide ones, and for the rest of a part vectors of one number.
@@ -134,20 +127,20 @@ def sum_of_squares(g):
 @helper
 def _vectors(part, n, like):
     """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
-    span = share(part, n)
+    span = chunk(part, n)
     return span.start, span.stop - (span.stop - span.start) % len(like), span.stop
 
 
 @helper
 def _sgd_range(like, first, last, w, dw, velocity, numbers):
-    rate, momentum, nesterov, keep, clip = numbers
+    rate, momentum, nesterov, keep = numbers
     for i in range(first, last, len(like)):
-        g = clip * stream(like, dw, i)
-        v = fma(momentum, stream(like, velocity, i), g)
+        g = load_prefetching(like, dw, i)
+        v = fma(momentum, load_prefetching(like, velocity, i), g)
         store(velocity, i, v)
         if nesterov:
             v = fma(momentum, v, g)
-        store(w, i, keep * stream(like, w, i) - rate * v)
+        store(w, i, keep * load_prefetching(like, w, i) - rate * v)
 
 
 @parallel
@@ -158,21 +151,24 @@ def _sgd(part, wide, single, w, dw, velocity, numbers):
     _sgd_range(one, rest, last, w, dw, velocity, numbers)
 
 
-def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
-    """See `reference.sgd_step`."""
-    number = w.dtype.type
-    numbers = number(rate), number(momentum), nesterov, number(1 - rate * decay), number(clip)
-    _run(_sgd, (w, dw, velocity), numbers)
+class FastSGD(optimizers.SGD):
+    """The twin of `optimizers.SGD`."""
+
+    __init__ = _same_attributes
+
+    def update(self, w, dw, velocity, rate, keep):
+        numbers = w.dtype.type(rate), w.dtype.type(self.momentum), bool(self.nesterov), w.dtype.type(keep)
+        _update(_sgd, (w, dw, velocity), numbers)
 
 
 @helper
 def _rmsprop_range(like, first, last, w, dw, square, numbers):
-    rate, rho, fresh, epsilon, keep, clip = numbers
+    rate, rho, fresh, epsilon, keep = numbers
     for i in range(first, last, len(like)):
-        g = clip * stream(like, dw, i)
-        s = fma(rho, stream(like, square, i), fresh * g * g)
+        g = load_prefetching(like, dw, i)
+        s = fma(rho, load_prefetching(like, square, i), fresh * g * g)
         store(square, i, s)
-        store(w, i, keep * stream(like, w, i) - rate * g / (sqrt(s) + fill(like, epsilon)))
+        store(w, i, keep * load_prefetching(like, w, i) - rate * g / (sqrt(s) + fill(like, epsilon)))
 
 
 @parallel
@@ -183,22 +179,26 @@ def _rmsprop(part, wide, single, w, dw, square, numbers):
     _rmsprop_range(one, rest, last, w, dw, square, numbers)
 
 
-def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
-    """See `reference.rmsprop_step`."""
-    numbers = rate, rho, 1 - rho, epsilon, 1 - rate * decay, clip
-    _run(_rmsprop, (w, dw, square), tuple(map(w.dtype.type, numbers)))
+class FastRMSprop(optimizers.RMSprop):
+    """The twin of `optimizers.RMSprop`."""
+
+    __init__ = _same_attributes
+
+    def update(self, w, dw, square, rate, keep):
+        numbers = rate, self.rho, 1 - self.rho, self.epsilon, keep
+        _update(_rmsprop, (w, dw, square), tuple(map(w.dtype.type, numbers)))
 
 
 @helper
 def _adam_range(like, first, last, w, dw, mean, square, numbers):
-    beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep, clip = numbers
+    beta1, fresh1, beta2, fresh2, rate, inverse_root, epsilon, keep = numbers
     for i in range(first, last, len(like)):
-        g = clip * stream(like, dw, i)
-        m = fma(beta1, stream(like, mean, i), fresh1 * g)
-        s = fma(beta2, stream(like, square, i), fresh2 * g * g)
+        g = load_prefetching(like, dw, i)
+        m = fma(beta1, load_prefetching(like, mean, i), fresh1 * g)
+        s = fma(beta2, load_prefetching(like, square, i), fresh2 * g * g)
         store(mean, i, m)
         store(square, i, s)
-        store(w, i, keep * stream(like, w, i) - rate * m / fma(inverse_root, sqrt(s), fill(like, epsilon)))
+        store(w, i, keep * load_prefetching(like, w, i) - rate * m / fma(inverse_root, sqrt(s), fill(like, epsilon)))
 
 
 @parallel
@@ -209,18 +209,22 @@ def _adam(part, wide, single, w, dw, mean, square, numbers):
     _adam_range(one, rest, last, w, dw, mean, square, numbers)
 
 
-def adam_step(w, dw, mean, square, rate, beta1, beta2, epsilon, decay, clip, step):
-    """See `reference.adam_step`."""
-    inverse_root = 1 / math.sqrt(1 - beta2**step)
-    corrected = rate / (1 - beta1**step)
-    numbers = (beta1, 1 - beta1, beta2, 1 - beta2, corrected, inverse_root, epsilon, 1 - rate * decay, clip)
-    _run(_adam, (w, dw, mean, square), tuple(map(w.dtype.type, numbers)))
+class FastAdam(optimizers.Adam):
+    """The twin of `optimizers.Adam`."""
+
+    __init__ = _same_attributes
+
+    def update(self, w, dw, mean, square, rate, keep):
+        inverse_root = 1 / math.sqrt(1 - self.beta2**self.steps)
+        corrected = rate / (1 - self.beta1**self.steps)
+        numbers = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2, corrected, inverse_root, self.epsilon, keep
+        _update(_adam, (w, dw, mean, square), tuple(map(w.dtype.type, numbers)))
 
 
-def _run(step, arrays, numbers):
-    """A step on arrays in any order of memory."""
-    straight, dtype = [np.ascontiguousarray(a) for a in arrays], arrays[0].dtype
-    step(Block(1, best_block(dtype).shape[1]), Block(1, 1), *straight, numbers)
-    for array, changed in zip(arrays, straight, strict=True):
-        if changed is not array and array is not arrays[1]:
-            array[...] = changed
+class FastAdamW(FastAdam):
+    """The twin of `optimizers.AdamW`."""
+
+
+def _update(formula, vectors, numbers):
+    w = vectors[0]
+    formula(4 * w.size, Block(1, best_block(w.dtype).shape[1]), Block(1, 1), *vectors, numbers)

@@ -1,11 +1,11 @@
-"""Convolution of any shape on wide vectors: see `reference.conv2d` for what it computes.
+"""Convolution of any shape on wide vectors: see layers/convolution.py for what it computes.
 
 Faster because the im2col matrix is never made. An image is copied once into a padded scratch that stays in the cache;
-a row of the matrix is then `places[q] + runs[r]`: the offset of output pixel q's window, plus the offset of each
+a row of the matrix is then `offsets[q] + runs[r]`: the offset of output pixel q's window, plus the offset of each
 contiguous run of numbers within a window. Both tables are the same for every image, and with them the small kernels of
 products.py serve any stride, dilation, groups and padding.
 
-Three products: forward is (rows of windows) x weights; the gradient of the input is (rows of dy) x turned weights, one
+Three products: forward is (rows of windows) x weights; the gradient of the input is (rows of dy) x transposed weights, one
 set of taps for each residue of the stride; the gradient of the weights is an outer product over all pixels.
 """
 
@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicnn.ops.kernels.compiling import helper, kernel
-from minicnn.ops.kernels.lanes import (
-    apart,
+from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.lanes import (
     gate,
+    gather,
     load,
+    load_prefetching,
     load_rows,
     maximum0,
     multiply_add,
@@ -28,15 +29,14 @@ from minicnn.ops.kernels.lanes import (
     repeat,
     store,
     store_rows,
-    stream,
-    stream_rows,
-    take,
+    store_rows_prefetching,
+    strided,
     zeros,
 )
-from minicnn.ops.kernels.products import outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.ops.kernels.threads import parallel, share
-from minicnn.ops.kernels.workspace import result, scratch
-from minicnn.ops.shapes import output_size
+from minicnn.engine.memory import scratch
+from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
+from minicnn.engine.threads import chunk, parallel
+from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
 
@@ -49,7 +49,7 @@ class Windows(NamedTuple):
     channels: int
     top: int  # where the image's own first pixel lies in it
     left: int
-    places: np.ndarray  # of each output pixel's window
+    offsets: np.ndarray  # of each output pixel's window
     down: int  # from a window to the one below
     right: int  # and to the one beside it
     oh: int  # of the output
@@ -60,21 +60,20 @@ class Windows(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def forward_windows(x_shape, kernel_size, stride, padding, dilation, groups) -> Windows:
+def forward_windows(x_shape: tuple[int, ...], window: Window, groups: int) -> Windows:
     """The tables of a convolution's windows over its padded input."""
     h, w, c = x_shape
-    kh, kw = kernel_size
-    (top, bottom), (left, right) = padding
+    (kh, kw), stride, ((top, bottom), (left, right)), dilation = window
     hp, wp = top + h + bottom, left + w + right
-    oh, ow = output_size((h, w), kernel_size, stride, padding, dilation)
+    oh, ow = window.positions(x_shape)
     down, right = stride[0] * wp * c, stride[1] * c
-    places = np.add.outer(np.arange(oh) * down, np.arange(ow) * right).ravel()
+    offsets = np.add.outer(np.arange(oh) * down, np.arange(ow) * right).ravel()
     pixels = np.add.outer(np.arange(kh) * dilation[0] * wp * c, np.arange(kw) * dilation[1] * c)
     taps = np.add.outer(pixels, np.arange(c // groups)).ravel()
     runs, length = pixels.ravel(), c // groups
     if dilation[1] == 1 and groups == 1:
         runs, length = np.ascontiguousarray(pixels[:, 0]), kw * c
-    return Windows(hp, wp, c, top, left, places, down, right, oh, ow, runs, length, taps)
+    return Windows(hp, wp, c, top, left, offsets, down, right, oh, ow, runs, length, taps)
 
 
 class Backward(NamedTuple):
@@ -85,20 +84,20 @@ class Backward(NamedTuple):
     channels: int
     top: int  # where dy's own first pixel lies in it
     left: int
-    places: np.ndarray  # of each pixel of dx: where its window of dy begins, phase by phase
+    offsets: np.ndarray  # of each pixel of dx: where its window of dy begins, phase by phase
     targets: np.ndarray  # of each pixel of dx: where it lies in dx
     runs: np.ndarray  # of each tap
     taps: np.ndarray  # which tap of the kernel each run meets
-    phases: np.ndarray  # (phases, 4): begin and end in places, begin and end in runs
+    phases: np.ndarray  # (phases, 4): begin and end in offsets, begin and end in runs
 
 
 @lru_cache(maxsize=256)
-def backward_windows(x_shape, y_shape, kernel_size, stride, padding, dilation) -> Backward:
+def backward_windows(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window: Window) -> Backward:
     """Pixel i of x was row p of window m where i + top = m*stride + p*dilation; so it gathers dy[m] * w[p]."""
     h, w, c = x_shape
     oh, ow, f = y_shape
     before, after, by_phase = [], [], []
-    for size, o, k, s, (begin, _), d in zip((h, w), (oh, ow), kernel_size, stride, padding, dilation, strict=True):
+    for size, o, k, s, (begin, _), d in zip((h, w), (oh, ow), *window, strict=True):
         lowest, highest = (begin - (k - 1) * d) // s, (size - 1 + begin) // s
         before.append(max(0, -lowest))
         after.append(max(0, highest - (o - 1)))
@@ -113,16 +112,16 @@ def backward_windows(x_shape, y_shape, kernel_size, stride, padding, dilation) -
         )
     hp, wp = before[0] + oh + after[0], before[1] + ow + after[1]
     row, column = wp * f, f
-    places, targets, runs, taps, phases = [], [], [], [], []
+    offsets, targets, runs, taps, phases = [], [], [], [], []
     for rows, row_taps in by_phase[0]:
         for columns, column_taps in by_phase[1]:
-            begin = len(places), len(runs)
-            places += [m * row + q * column for m in range(len(rows)) for q in range(len(columns))]
+            begin = len(offsets), len(runs)
+            offsets += [m * row + q * column for m in range(len(rows)) for q in range(len(columns))]
             targets += [(i * w + j) * c for i in rows for j in columns]
             runs += [(m + before[0]) * row + (q + before[1]) * column for _, m in row_taps for _, q in column_taps]
-            taps += [p * kernel_size[1] + q for p, _ in row_taps for q, _ in column_taps]
-            phases.append((begin[0], len(places), begin[1], len(runs)))
-    tables = [np.array(t, np.int64) for t in (places, targets, runs, taps, phases)]
+            taps += [p * window.size[1] + q for p, _ in row_taps for q, _ in column_taps]
+            phases.append((begin[0], len(offsets), begin[1], len(runs)))
+    tables = [np.array(t, np.int64) for t in (offsets, targets, runs, taps, phases)]
     return Backward(hp, wp, f, *before, *tables)
 
 
@@ -150,9 +149,9 @@ def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, 
         for i in range(h):
             for j in range(w):
                 at = start + (i * w + j) * c + k
-                v = stream(like, dy, at)
+                v = load_prefetching(like, dy, at)
                 if relu:
-                    v = gate(v, stream(like, y, at))
+                    v = gate(v, load_prefetching(like, y, at))
                 total = total + v
                 store(padded, ((top + i) * padded_width + left + j) * c + k, v)
         store(db, k, total)
@@ -172,8 +171,8 @@ def pack(w, panels):
 
 
 @kernel
-def pack_turned(w, taps, panels):
-    """Weights (taps, c, groups * f) to panels (groups, panels, taps * f, lanes) of w transposed, in order of taps."""
+def pack_transposed(w, taps, panels):
+    """Weights (taps, c, groups * f) to panels (groups, panels, taps * f, lanes) of w transpose, in order of taps."""
     groups, count, _, width = panels.shape
     c, f = w.shape[1], w.shape[2] // groups
     for g in range(groups):
@@ -190,23 +189,23 @@ def pack_turned(w, taps, panels):
 
 
 @helper
-def product(start, x, x0, places, runs, length, panels, panel0, relu, y, y0, targets, columns, block):
-    """y[targets[q] + y0 ...] = `start` + the windows at places[q] times one panel, for every q.
+def product(start, x, x0, offsets, runs, length, panels, panel0, relu, y, y0, targets, columns, block):
+    """y[targets[q] + y0 ...] = `start` + the windows at offsets[q] times one panel, for every q.
 
     Of the panel's lanes `columns` are real; where that is not all of them, rows go by way of `block`.
     """
-    count, rows, lanes = places.shape[0], len(start), len(start[0])
+    count, rows, lanes = offsets.shape[0], len(start), len(start[0])
     for t in range(0, count, rows):
-        sums, at, rows_here = start, panel0, take(places, t, count, start)
+        sums, at, rows_here = start, panel0, gather(offsets, t, count, start)
         for run in range(runs.shape[0]):
             sums = rows_by_panel(x, rows_here, x0 + runs[run], length, panels, at, sums)
             at += length * lanes
         if relu:
             sums = maximum0(sums)
         if columns == lanes:
-            stream_rows(y, take(targets, t, count, start), y0, sums)
+            store_rows_prefetching(y, gather(targets, t, count, start), y0, sums)
         else:
-            store_rows(block, apart(lanes, 0, rows, start), 0, sums)
+            store_rows(block, strided(lanes, 0, rows, start), 0, sums)
             for i in range(min(rows, count - t)):
                 for l in range(columns):
                     y[y0 + targets[t + i] + l] = block[i * lanes + l]
@@ -226,7 +225,7 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
                     repeat(load(like[0], bias, panel * lanes), like),
                     source,
                     x0 + g * depth,
-                    windows.places,
+                    windows.offsets,
                     windows.runs,
                     windows.length,
                 ),
@@ -239,7 +238,7 @@ def _forward(part, block, x, windows, panels, bias, relu, y, targets, frames, sp
     n, h, w, c = x.shape
     tasks = frames.shape[0]
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         frame = frames[task]
         frame[:] = 0
         for image in range(task * n // tasks, (task + 1) * n // tasks):
@@ -252,24 +251,21 @@ def _forward(part, block, x, windows, panels, bias, relu, y, targets, frames, sp
             _forward_image(block, source, x0, windows, panels, bias, relu, flat_y, y0, f, targets, spills[task])
 
 
-def conv2d(x, w, b, stride, padding, dilation, groups, relu, out):
+def convolve(x, w, b, window, groups, relu, y):
     """y, for any convolution."""
-    kh, kw, c, f = w.shape
-    windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
-    n, oh, ow = len(x), *output_size(x.shape[1:3], (kh, kw), stride, padding, dilation)
-    y = result(out, (n, oh, ow, f), x.dtype)
+    (kh, kw, c, f), dtype = w.shape, x.dtype
     if y.size == 0:
-        return y
-    block = panel_block(f // groups, x.dtype, ROWS)
-    panels = scratch("panels", (groups, -(-(f // groups) // block.shape[1]), kh * kw * c, block.shape[1]), x.dtype)
+        return
+    windows, pixels = forward_windows(x.shape[1:], window, groups), _pixels(y.shape[1] * y.shape[2], f)
+    block = panel_block(f // groups, dtype, ROWS)
+    panels = scratch("panels", (groups, -(-(f // groups) // block.shape[1]), kh * kw * c, block.shape[1]), dtype)
     pack(w.reshape(kh * kw * c, f), panels)
-    bias = scratch("bias", (*panels.shape[:2], 1, block.shape[1]), x.dtype)
-    pack(np.zeros((1, f), x.dtype) if b is None else b.reshape(1, f), bias)
-    tasks = min(n, 16)
-    frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), x.dtype)
-    spills = scratch("blocks", (tasks, ROWS * block.shape[1]), x.dtype)
-    _forward(block, x, windows, panels, bias.reshape(-1), relu, y, _pixels(oh * ow, f), frames, spills)
-    return y
+    bias = scratch("bias", (*panels.shape[:2], 1, block.shape[1]), dtype)
+    pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
+    tasks = min(len(x), 16)
+    frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
+    spills, work = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), y.size * kh * kw * c
+    _forward(work, block, x, windows, panels, bias.reshape(-1), relu, y, pixels, frames, spills)
 
 
 @lru_cache(maxsize=256)
@@ -288,9 +284,9 @@ def _backward_weights(block, frame, windows, dy, back, f, dw):
         for p in range(count):
             panel = (g * count + p) * rows * lanes
             for k in range(0, rows, len(like)):
-                targets = apart(lanes, k, rows, like)
+                targets = strided(lanes, k, rows, like)
                 sums = outer_product(
-                    *(frame, g * depth, (windows.down, windows.right), take(windows.taps, k, rows, like)),
+                    *(frame, g * depth, (windows.down, windows.right), gather(windows.taps, k, rows, like)),
                     *(dy, dy0 + g * f + p * lanes, dy_steps, (windows.oh, windows.ow)),
                     load_rows(like[0], flat, targets, panel),
                 )
@@ -298,29 +294,46 @@ def _backward_weights(block, frame, windows, dy, back, f, dw):
 
 
 @helper
-def _backward_pixels(block, dy, back, turned, f, dx, dx0, c, spill):
+def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
     """One image's dx: for each residue of the stride, rows of dy times the weights of the taps that meet it."""
-    groups, count, _, lanes = turned.shape
-    flat, start = turned.reshape(-1), zeros(dy, block)
+    groups, count, _, lanes = transposed.shape
+    flat, start = transposed.reshape(-1), zeros(dy, block)
     for phase in range(back.phases.shape[0]):
         q0, q1, r0, r1 = back.phases[phase]
         for g in range(groups):
             for p in range(count):
                 panel = ((g * count + p) * back.runs.shape[0] + r0) * f * lanes
                 product(
-                    *(start, dy, g * f, back.places[q0:q1], back.runs[r0:r1], f, flat, panel, False),
+                    *(start, dy, g * f, back.offsets[q0:q1], back.runs[r0:r1], f, flat, panel, False),
                     *(dx, dx0 + g * c + p * lanes, back.targets[q0:q1], min(lanes, c - p * lanes), spill),
                 )
 
 
 @parallel
 def _backward(
-    part, block, row, dy, x, y, relu, windows, partial, db, frames, need_dx, dx_block, back, turned, dx, dys, spills
+    part,
+    block,
+    row,
+    dy,
+    x,
+    y,
+    relu,
+    windows,
+    partial,
+    db,
+    frames,
+    needs_dx,
+    dx_block,
+    back,
+    transposed,
+    dx,
+    dys,
+    spills,
 ):
     n, h, w, c = x.shape
     tasks, groups = partial.shape[:2]
     flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         frame, gated, dw, like = frames[task], dys[task], partial[task], zeros(dy, row)[0]
         frame[:] = 0
         gated[:] = 0
@@ -333,10 +346,10 @@ def _backward(
                 like, flat_dy, flat_y, relu, start, dy.shape[1:], gated, back.columns, back.top, back.left, db[task]
             )
             _backward_weights(block, frame, windows, gated, back, back.channels // groups, dw)
-            if need_dx:
+            if needs_dx:
                 x0 = image * h * w * c
                 _backward_pixels(
-                    dx_block, gated, back, turned, back.channels // groups, flat_dx, x0, c // groups, spills[task]
+                    dx_block, gated, back, transposed, back.channels // groups, flat_dx, x0, c // groups, spills[task]
                 )
 
 
@@ -346,7 +359,7 @@ def _backward_weights_alone(part, block, dy, x, y, relu, windows, partial, db, f
     n, oh, ow, f = dy.shape
     flat_dy, flat_y = dy.reshape(-1), y.reshape(-1)
     tasks, _, count, rows, lanes = partial.shape
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         frame, flat, like = frames[task], partial[task].reshape(-1), zeros(dy, block)
         frame[:] = 0
         flat[:] = 0
@@ -355,15 +368,15 @@ def _backward_weights_alone(part, block, dy, x, y, relu, windows, partial, db, f
             pad_image(x[image], frame, windows.columns, windows.top, windows.left)
             for p in range(count):
                 for k in range(0, rows, len(like)):
-                    taps, targets = take(windows.taps, k, rows, like), apart(lanes, k, rows, like)
+                    taps, targets = gather(windows.taps, k, rows, like), strided(lanes, k, rows, like)
                     total = load(like[0], db[task], p * lanes)
                     sums = load_rows(like[0], flat, targets, p * rows * lanes)
                     for i in range(oh):
                         at = (image * oh + i) * ow * f + p * lanes
                         for j in range(ow):
-                            v = stream(total, flat_dy, at + j * f)
+                            v = load_prefetching(total, flat_dy, at + j * f)
                             if relu:
-                                v = gate(v, stream(total, flat_y, at + j * f))
+                                v = gate(v, load_prefetching(total, flat_y, at + j * f))
                             total = total + v
                             sums = multiply_add(frame, taps, i * windows.down + j * windows.right, v, sums)
                     store_rows(flat, targets, p * rows * lanes, sums)
@@ -376,7 +389,7 @@ def _reduce(part, partial, dw):
     """Add the tasks' sums in the order of the tasks, whoever computed them."""
     tasks, groups, count, rows, width = partial.shape
     f = dw.shape[1] // groups
-    for k in share(part, rows):
+    for k in chunk(part, rows):
         for g in range(groups):
             for p in range(count):
                 used = min(width, f - p * width)
@@ -387,13 +400,13 @@ def _reduce(part, partial, dw):
                         row[l] += partial[task, g, p, k, l]
 
 
-def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu, need_dx, out):
+def convolve_backward(dy, x, w, y, dw, db, window, groups, relu, needs_dx, dx):
     """dx, dw and db, for any convolution."""
     kh, kw, c, f = w.shape
     dtype, rows = x.dtype, kh * kw * c
-    windows = forward_windows(x.shape[1:], (kh, kw), stride, padding, dilation, groups)
+    windows = forward_windows(x.shape[1:], window, groups)
     block = weights_block(rows, f, dtype)
-    alone = not need_dx and groups == 1 and f % block.shape[1] == 0
+    alone = not needs_dx and groups == 1 and f % block.shape[1] == 0
     if not alone:
         block = panel_block(f // groups, dtype, ROWS)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
@@ -401,36 +414,28 @@ def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu
     sums = scratch("db", (tasks, f), dtype)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
     if alone:
-        dx = None
-        _backward_weights_alone(block, dy, x, y, relu, windows, partial, sums, frames)
+        _backward_weights_alone(dy.size * rows, block, dy, x, y, relu, windows, partial, sums, frames)
     else:
-        dx = _backward_all(
-            block, dy, x, w, y, relu, windows, partial, sums, frames, need_dx, out, stride, padding, dilation
-        )
-    target = result(dw, dw.shape, dtype)
-    _reduce(partial, target.reshape(rows, f))
-    if target is not dw:
-        dw[...] = target
+        _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, needs_dx, dx, window)
+    _reduce(partial.size, partial, dw.reshape(rows, f))
     if db is not None:
         db[...] = sums.sum(axis=0)
-    return dx
 
 
-def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, need_dx, out, stride, padding, dilation):
-    """dx, where it is needed; both products of an image run while it is in the cache."""
+def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, needs_dx, dx, window):
+    """Both products of an image run while it is in the cache."""
     (kh, kw, c, f), dtype, (tasks, groups) = w.shape, x.dtype, partial.shape[:2]
-    back = backward_windows(x.shape[1:], dy.shape[1:], (kh, kw), stride, padding, dilation)
-    dx_block = panel_block(c, dtype, ROWS) if need_dx else block
+    back = backward_windows(x.shape[1:], dy.shape[1:], window)
+    dx_block = panel_block(c, dtype, ROWS) if needs_dx else block
     # a vector may reach past the last pixel
     dys = scratch("dy", (tasks, back.rows * back.columns * f + block.shape[1]), dtype)
-    dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
     panels = groups, -(-c // dx_block.shape[1]), len(back.taps) * (f // groups), dx_block.shape[1]
-    turned = scratch("panels", panels, dtype)
-    if need_dx:
-        pack_turned(w.reshape(kh * kw, c, f), back.taps, turned)
+    transposed = scratch("panels", panels, dtype)
+    if needs_dx:
+        pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
     spills = scratch("blocks", (tasks, ROWS * dx_block.shape[1]), dtype)
     _backward(
+        2 * dy.size * kh * kw * c,
         *(block, one_row(f, dtype), dy, x, y, relu, windows, partial, sums, frames),
-        *(need_dx, dx_block, back, turned, dx, dys, spills),
+        *(needs_dx, dx_block, back, transposed, dx, dys, spills),
     )
-    return dx if need_dx else None

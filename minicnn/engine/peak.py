@@ -9,32 +9,32 @@ import time
 
 import numpy as np
 
-from minicnn.ops.kernels.lanes import Block, best_block, load_rows, multiply_add, store_rows, zeros
-from minicnn.ops.kernels.threads import get_threads, parallel, share
+from minicnn.engine.lanes import Block, best_block, load_rows, multiply_add, store_rows, zeros
+from minicnn.engine.threads import chunk, get_threads, parallel
 
 ROUNDS, SUMS = 20_000, 14
 
 
 @parallel
 def _multiply_add(part, block, numbers, threads):
-    for thread in share(part, threads):
+    for thread in chunk(part, threads):
         like = zeros(numbers, block)
-        places = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
-        sums = load_rows(like[0], numbers, places, 0)
+        offsets = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
+        sums = load_rows(like[0], numbers, offsets, 0)
         v = sums[0]
         for _ in range(ROUNDS):
-            sums = multiply_add(numbers, places, 0, v, sums)
-        store_rows(numbers, places, (thread + 1) * 64, sums)
+            sums = multiply_add(numbers, offsets, 0, v, sums)
+        store_rows(numbers, offsets, (thread + 1) * 64, sums)
 
 
 def peak(dtype=np.float32, seconds: float = 0.2) -> float:
     """The median rate of multiply-adds on all threads, in floating-point operations a second (a multiply-add is two)."""
     threads, lanes = get_threads(), best_block(dtype).shape[1] // 2  # one register a row
     block, numbers = Block(SUMS, lanes), np.zeros(64 * (threads + 1), dtype)
-    _multiply_add(block, numbers, threads)
+    _multiply_add(SUMS * ROUNDS * threads * 16, block, numbers, threads)
     times, end = [], time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
-        _multiply_add(block, numbers, threads)
+        _multiply_add(SUMS * ROUNDS * threads * 16, block, numbers, threads)
         times.append(time.perf_counter() - start)
     return 2 * lanes * SUMS * ROUNDS * threads / float(np.median(times))

@@ -1,4 +1,4 @@
-"""Convolution with a quarter of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see `reference.conv2d`.
+"""Convolution with a quarter of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see layers/convolution.py.
 
 Faster because m outputs of a window of r weights are a product of two polynomials, of degrees m - 1 and r - 1, and a
 polynomial of degree n = m + r - 2 is as well known by its values at n + 1 points. At points, a product is a product of
@@ -27,10 +27,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_thread_id
 
-from minicnn.ops.kernels.compiling import helper, kernel
-from minicnn.ops.kernels.lanes import (
+from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.lanes import (
     Block,
-    apart,
     best_block,
     fma,
     gate,
@@ -40,12 +39,12 @@ from minicnn.ops.kernels.lanes import (
     prefetch,
     store,
     store_rows,
+    strided,
     zeros,
 )
-from minicnn.ops.kernels.products import outer_product, rows_by_panel
-from minicnn.ops.kernels.threads import MAX_THREADS, parallel, share
-from minicnn.ops.kernels.workspace import result, scratch
-from minicnn.ops.shapes import output_size
+from minicnn.engine.memory import scratch
+from minicnn.engine.products import outer_product, rows_by_panel
+from minicnn.engine.threads import MAX_THREADS, chunk, parallel
 
 P, Q = 5 / 8, 3 / 2  # the points are 0, P, -P, Q, -Q and infinity
 P2, Q2, PQ = P * P, Q * Q, P * P * Q * Q
@@ -63,12 +62,12 @@ class Tiles(NamedTuple):
     group: int  # how many go through the 36 products together, and stay in the cache meanwhile
 
 
-def fits(x_shape, w_shape, stride, dilation, groups, dtype) -> bool:
+def fits(w_shape, window, groups, dtype) -> bool:
     """Whether this algorithm takes such a convolution: 3 x 3 or 5 x 5, in steps of one, whole vectors of channels."""
     kh, kw, c, f = w_shape
     lanes = best_block(dtype).shape[1] // 2
-    plain = tuple(stride) == tuple(dilation) == (1, 1) and groups == 1
-    return plain and kh == kw and kh in (3, 5) and c % lanes == 0 and f % lanes == 0 and x_shape[0] > 0
+    plain = window.stride == window.dilation == (1, 1) and groups == 1
+    return plain and kh == kw and kh in (3, 5) and c % lanes == 0 and f % lanes == 0
 
 
 @lru_cache
@@ -132,13 +131,13 @@ def outputs_to_points(y, size):
 
 @helper
 def six(step):
-    """Six places a step apart."""
+    """Six offsets a step apart."""
     return 0, step, 2 * step, 3 * step, 4 * step, 5 * step
 
 
 @helper
 def four(step):
-    """Four places a step apart."""
+    """Four offsets a step apart."""
     return 0, step, 2 * step, 3 * step
 
 
@@ -208,7 +207,7 @@ def _transform_weights(part, block, g, w, u):
     r, _, c, f = w.shape
     nothing, flat_w, flat_u = zeros(w, block)[0], w.reshape(-1), u.reshape(-1)
     n, half = len(nothing), np.empty(r * len(nothing), w.dtype)
-    for k in share(part, c):
+    for k in chunk(part, c):
         for panel in range(u.shape[0]):
             for i in range(POINTS):
                 for q in range(r):
@@ -230,7 +229,7 @@ def _transform_du(part, block, g, partial, dw):
     nothing, flat = zeros(dw, block)[0], dw.reshape(-1)
     n = len(nothing)
     sums, half = np.empty(POINTS * n, dw.dtype), np.empty(POINTS * r * n, dw.dtype)  # a row of du; du G
-    for k in share(part, c):
+    for k in chunk(part, c):
         for l in range(0, f, n):
             for i in range(POINTS):
                 for j in range(POINTS):
@@ -256,7 +255,7 @@ def _transform_du(part, block, g, partial, dw):
 
 
 @helper
-def place(tile, tiles):
+def locate(tile, tiles):
     """The image a tile belongs to, and its first output's row and column."""
     image, rest = tile // (tiles.rows * tiles.columns), tile % (tiles.rows * tiles.columns)
     return image, rest // tiles.columns * tiles.size, rest % tiles.columns * tiles.size
@@ -273,7 +272,7 @@ def gather_pixels(like, x, shape, tiles, first, count, v, window):
     """v (36, group, c) of the tiles from `first` on."""
     h, w, c = shape
     for t in range(count):
-        image, row, column = place(first + t, tiles)
+        image, row, column = locate(first + t, tiles)
         for k in range(0, c, len(like)):
             read(like, x, image * h * w * c + k, shape, row - tiles.top, column - tiles.left, POINTS, window)
             transform_pixels(like, window, v, t * c + k, span(tiles, c))
@@ -281,7 +280,11 @@ def gather_pixels(like, x, shape, tiles, first, count, v, window):
 
 @helper
 def region(array, shape, tiles, first, count, channel, width):
-    """About where the pixels of some tiles lie, `width` channels of each from `channel` on: what `fetch` takes."""
+    """The part of a flat image array that the tiles first .. first + count - 1 will read or write, for `fetch`.
+
+    It is (array, index of the first number, pixels, numbers from pixel to pixel, numbers of each pixel): `width` channels
+    from `channel` on. Only about: tiles overlap, and a prefetch that misses a pixel costs time and nothing else.
+    """
     h, w, c = shape
     per = tiles.rows * tiles.columns
     return array, first * h * w // per * c + channel, count * h * w // per, c, width
@@ -305,9 +308,9 @@ def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
         fetch(soon, point)
         fetch(later, point)
         for t in range(0, count, len(start)):
-            rows, at = apart(depth, t, count, start), u0 + point * depth * lanes
+            rows, at = strided(depth, t, count, start), u0 + point * depth * lanes
             sums = rows_by_panel(a, rows, point * span(tiles, depth), depth, u, at, start)
-            store_rows(m, apart(lanes, t, count, start), point * span(tiles, lanes), sums)
+            store_rows(m, strided(lanes, t, count, start), point * span(tiles, lanes), sums)
 
 
 @helper
@@ -317,7 +320,7 @@ def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count,
     n = len(like)
     add = load(like, bias, channel)
     for t in range(count):
-        image, row, column = place(first + t, tiles)
+        image, row, column = locate(first + t, tiles)
         transform_outputs(like, m, t * n, span(tiles, n), tiles.size, window)
         for i in range(min(tiles.size, oh - row)):
             for j in range(min(tiles.size, ow - column)):
@@ -333,7 +336,7 @@ def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
     oh, ow, f = shape
     n = len(like)
     for t in range(count):
-        image, row, column = place(first + t, tiles)
+        image, row, column = locate(first + t, tiles)
         for k in range(0, f, n):
             start = image * oh * ow * f + k
             read(like, dy, start, shape, row, column, tiles.size, window)
@@ -360,12 +363,12 @@ def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy
         fetch(y_region, point)
         for p in range(0, f, len(like[0])):
             for k in range(0, c, len(like)):
-                targets, at = apart(f, k, c, like), point * c * f + p
+                targets, at = strided(f, k, c, like), point * c * f + p
                 sums = like
                 if not fresh:
                     sums = load_rows(like[0], du, targets, at)
                 sums = outer_product(
-                    *(v, point * span(tiles, c), (0, c), apart(1, k, c, like)),
+                    *(v, point * span(tiles, c), (0, c), strided(1, k, c, like)),
                     *(dm, point * span(tiles, f) + p, (0, f), (1, count), sums),
                 )
                 store_rows(du, targets, at, sums)
@@ -377,7 +380,7 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
     h, w, c = shape
     n = len(like)
     for t in range(count):
-        image, row, column = place(first + t, tiles)
+        image, row, column = locate(first + t, tiles)
         if row == column == 0:
             for pixel in range(image * h * w, (image + 1) * h * w):
                 store(dx, pixel * c + channel, like)
@@ -393,7 +396,7 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 def _forward(part, block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, windows):
     c, f = shape[2], y_shape[2]
     total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         thread = get_thread_id()
         v, m, window = vs[thread], ms[thread], windows[thread]
         like = zeros(x, block)[0]
@@ -409,10 +412,10 @@ def _forward(part, block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs,
 
 
 @parallel
-def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, need_dx, dx, vs, dms, dvs, windows):
+def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows):
     c, f = shape[2], y_shape[2]
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         thread = get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
         like = zeros(x, block)[0]
@@ -428,7 +431,7 @@ def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db
             dy_later = region(dy, y_shape, tiles, after, tiles.group, 0, f)
             y_later = region(y, y_shape, tiles, after, rest, 0, f)
             add_outer_products(block, tiles, v, c, dm, f, count, du, first == start, x_later, dy_later, y_later)
-            if need_dx:
+            if needs_dx:
                 for p in range(0, c, len(like)):
                     soon = region(dx, shape, tiles, first, count, p, len(like))
                     times_panel(block, tiles, dm, f, u, p * 36 * f, count, dv, soon, soon)
@@ -448,52 +451,46 @@ def _tiles(y_shape, r, padding, group=32) -> Tiles:
 def _panels(w, block):
     r, _, c, f = w.shape
     u = scratch("panels", (f // block.shape[1], 36, c, block.shape[1]), w.dtype)
-    _transform_weights(block, weight_transform(r, w.dtype), w, u)
+    _transform_weights(u.size, block, weight_transform(r, w.dtype), w, u)
     return u.reshape(-1)
 
 
-def conv2d(x, w, b, padding, relu, out):
-    """y, for a convolution that `fits`."""
+def _scratch(tiles, c, f, lanes, dtype):
+    """For each thread: the tiles' pixels and outputs at the points, a vector of either, and a window of 6 x 6 vectors."""
+    depths = {"x": c, "dy": f, "y": lanes}
+    at_points = [scratch(slot, (MAX_THREADS, 36 * span(tiles, depth)), dtype) for slot, depth in depths.items()]
+    return *at_points, scratch("blocks", (MAX_THREADS, 36 * lanes), dtype)
+
+
+def convolve(x, w, b, padding, relu, y):
+    """y of a convolution that `fits`."""
     r, _, c, f = w.shape
-    n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
-    y = result(out, (n, *output_size(x.shape[1:3], (r, r), (1, 1), padding, (1, 1)), f), dtype)
-    tiles, threads = _tiles(y.shape[1:], r, padding), MAX_THREADS
+    dtype, block = x.dtype, _block(c, f, x.dtype)
+    tiles = _tiles(y.shape[1:], r, padding)
+    pixels, _, outputs, windows = _scratch(tiles, c, f, block.shape[1], dtype)
+    bias = np.zeros(f, dtype) if b is None else b
+    u, tasks = _panels(w, block), min(len(x), 16)
+    x_flat, y_flat = x.reshape(-1), y.reshape(-1)
     _forward(
-        *(block, x.reshape(-1), x.shape[1:], tiles, _panels(w, block)),
-        *(np.zeros(f, dtype) if b is None else np.ascontiguousarray(b), relu, y.reshape(-1), y.shape[1:], min(n, 16)),
-        scratch("x", (threads, 36 * span(tiles, c)), dtype),
-        scratch("y", (threads, 36 * span(tiles, block.shape[1])), dtype),
-        scratch("blocks", (threads, 36 * block.shape[1]), dtype),
+        y.size * r * r * c,
+        *(block, x_flat, x.shape[1:], tiles, u, bias, relu, y_flat, y.shape[1:], tasks, pixels, outputs, windows),
     )
-    return y
 
 
-def conv2d_backward(dy, x, w, y, dw, db, padding, relu, need_dx, out):
-    """dx, dw and db, for a convolution that `fits`."""
+def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
+    """dx, dw and db of a convolution that `fits`."""
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
-    dx = result(out, x.shape if need_dx else (0,) * 4, dtype)
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
     tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
-    u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block) if need_dx else np.empty(0, dtype)
-    threads, partial, sums = (
-        MAX_THREADS,
-        scratch("partial", (tasks, 36 * c * f), dtype),
-        scratch("db", (tasks, f), dtype),
-    )
+    u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block) if needs_dx else np.empty(0, dtype)
+    partial, sums = scratch("partial", (tasks, 36 * c * f), dtype), scratch("db", (tasks, f), dtype)
     _backward(
+        2 * dy.size * r * r * c,
         *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
-        *(tiles, u, partial, sums, need_dx, dx.reshape(-1)),
-        scratch("x", (threads, 36 * span(tiles, c)), dtype),
-        scratch("dy", (threads, 36 * span(tiles, f)), dtype),
-        scratch("y", (threads, 36 * span(tiles, block.shape[1])), dtype),
-        scratch("blocks", (threads, 36 * block.shape[1]), dtype),
+        *(tiles, u, partial, sums, needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, block.shape[1], dtype)),
     )
-    target = result(dw, dw.shape, dtype)
-    _transform_du(block, weight_transform(r, dtype), partial, target)
-    if target is not dw:
-        dw[...] = target
+    _transform_du(partial.size, block, weight_transform(r, dtype), partial, dw)
     if db is not None:
         db[...] = sums.sum(axis=0)
-    return dx if need_dx else None

@@ -1,4 +1,4 @@
-"""Depthwise convolution: see `reference.depthwise_conv2d` for what it computes.
+"""Depthwise convolution: see minicnn/layers/convolution.py for what it computes.
 
 Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.ops.kernels.threads import parallel, share
-from minicnn.ops.kernels.workspace import result, scratch
-from minicnn.ops.shapes import output_size
+from minicnn.engine.memory import scratch
+from minicnn.engine.step import Step
+from minicnn.engine.threads import chunk, parallel
 
 
 @parallel
 def _forward(part, x, w, bias, stride, corner, dilation, relu, y):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
-    for image in share(part, n):
+    for image in chunk(part, n):
         for i in range(oh):
             for j in range(ow):
                 total = y[image, i, j]
@@ -34,29 +34,18 @@ def _forward(part, x, w, bias, stride, corner, dilation, relu, y):
                             total[k] = 0
 
 
-def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
-    """See `reference.depthwise_conv2d`."""
-    x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
-    n, h, width, c = x.shape
-    oh, ow = output_size((h, width), w.shape[:2], stride, padding, dilation)
-    y = result(out, (n, oh, ow, c), x.dtype)
-    bias = np.zeros(c, x.dtype) if b is None else b
-    _forward(x, w, bias, stride, (padding[0][0], padding[1][0]), dilation, relu, y)
-    return y
-
-
 @parallel
-def _backward(part, dy, x, w, y, stride, corner, dilation, relu, need_dx, dx, dws, dbs):
+def _backward(part, dy, x, w, y, stride, corner, dilation, relu, needs_dx, dx, dws, dbs):
     n, h, width, c = x.shape
     _, oh, ow, _ = dy.shape
     tasks = dws.shape[0]
-    for task in share(part, tasks):
+    for task in chunk(part, tasks):
         dw, db = dws[task], dbs[task]
         dw[:] = 0
         db[:] = 0
         gated = np.empty(c, dy.dtype)
         for image in range(task * n // tasks, (task + 1) * n // tasks):
-            if need_dx:
+            if needs_dx:
                 dx[image] = 0
             for i in range(oh):
                 for j in range(ow):
@@ -71,21 +60,33 @@ def _backward(part, dy, x, w, y, stride, corner, dilation, relu, need_dx, dx, dw
                             if 0 <= row < h and 0 <= column < width:
                                 for k in range(c):
                                     dw[p, q, k] += x[image, row, column, k] * gated[k]
-                                if need_dx:
+                                if needs_dx:
                                     for k in range(c):
                                         dx[image, row, column, k] += w[p, q, k] * gated[k]
 
 
-def depthwise_conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, relu=False, need_dx=True, out=None):
-    """See `reference.depthwise_conv2d_backward`; dw is summed in a fixed number of parts, added in order."""
-    x, w, dy = np.ascontiguousarray(x), np.ascontiguousarray(w), np.ascontiguousarray(dy)
-    tasks = min(len(x), 16)
-    dws, dbs = scratch("dw", (tasks, *w.shape), x.dtype), scratch("db", (tasks, w.shape[2]), x.dtype)
-    dx = result(out, x.shape if need_dx else (0,) * 4, x.dtype)
-    gate = np.ascontiguousarray(y) if relu else dy
-    corner = padding[0][0], padding[1][0]
-    _backward(dy, x, w, gate, stride, corner, dilation, relu, need_dx, dx, dws, dbs)
-    dw[...] = dws.sum(axis=0)
-    if db is not None:
-        db[...] = dbs.sum(axis=0)
-    return dx if need_dx else None
+class Depthwise(Step):
+    """DepthwiseConv2D, and the ReLU behind it; dw is summed in a fixed number of chunks, added in order."""
+
+    fuses_relu = True
+
+    def forward(self, x, training=False):
+        layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
+        w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
+        bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
+        _forward(y.size * w[..., 0].size, x, w, bias, stride, (top, left), dilation, self.relu, y)
+        if training:
+            self.save_for_backward(x, y)
+        return y
+
+    def backward(self, dy):
+        (x, y), layer, dy = self.saved, self.layer, np.ascontiguousarray(dy)
+        w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
+        tasks = min(len(x), 16)
+        dws, dbs = scratch("dw", (tasks, *w.shape), x.dtype), scratch("db", (tasks, w.shape[2]), x.dtype)
+        dx, work = self.dx(x.shape, x.dtype), 2 * y.size * w[..., 0].size
+        _backward(work, dy, x, w, y, stride, (top, left), dilation, self.relu, self.needs_dx, dx, dws, dbs)
+        layer.w.grad[..., 0] = dws.sum(axis=0)
+        if layer.use_bias:
+            layer.b.grad[...] = dbs.sum(axis=0)
+        return dx

@@ -4,25 +4,25 @@ A processor adds and multiplies 4, 8 or 16 floats at once, in a vector register.
 loops, but not the ones that matter in a matrix product: a block of many sums that stays in registers while the operands
 stream past. So here a vector of numbers is a value of its own, and a block is a tuple of vectors, one for each row:
 
-    zeros(array, block)                   a block of zeros of the array's dtype; block = Block(rows, lanes)
-    fill(like, number)                    a vector like `like`, all of one number
-    load(like, array, index)              a vector like `like`: the numbers at array[index:]
-    stream(like, array, index)            a load that also asks for what lies 8 KiB further on: for a walk through memory
-    store(array, index, vector)           the reverse of load
-    stream_out(array, index, vector)      and of stream
-    prefetch(array, index)                ask for the cache line of array[index], which will be needed soon
-    v + w, v - w, v / w, a * v, sqrt(v)   number by number; a is a scalar or a vector
-    fma(a, v, w)                          a * v + w, rounded once; a is a scalar or a vector
-    maximum0(v), gate(v, w)               max(0, v), of a block too, NaN staying NaN; v where w > 0, else v * 0
-    larger(v, best, here, places)         (best, places) with v and `here` where v is larger, or the first NaN
-    only_where(places, here, v)           v where places == here, else 0
-    transposed(b)                         a block of as many rows as lanes, each the other
-    repeat(v, rows)                       a block whose rows are all v, as many as `rows` has
-    take(table, first, count, rows)       table[first], table[first + 1], .. for each row; from count on the last entry
-    apart(step, first, count, rows)       the same of a table of 0, step, 2 * step, ..
-    load_rows(v, array, places, offset)   the block whose row i is at array[places[i] + offset:]
-    store_rows(array, places, offset, b)  the reverse; stream_rows asks ahead too
-    multiply_add(x, places, k, v, sums)   row i of sums += x[places[i] + k] * v
+    zeros(array, block)                    a block of zeros of the array's dtype; block = Block(rows, lanes)
+    fill(like, number)                     a vector like `like`, all of one number
+    load(like, array, index)               a vector like `like`: the numbers at array[index:]
+    load_prefetching(like, array, index)   a load that also asks for what lies 8 KiB further on: for a pass through memory
+    store(array, index, vector)            the reverse of load
+    store_prefetching(array, index, v)     and of load_prefetching
+    prefetch(array, index)                 ask for the cache line of array[index], which will be needed soon
+    v + w, v - w, v / w, a * v, sqrt(v)    number by number; a is a scalar or a vector
+    fma(a, v, w)                           a * v + w, rounded once; a is a scalar or a vector
+    maximum0(v), gate(v, w)                max(0, v), of a block too, NaN staying NaN; v where w > 0, else v * 0
+    larger(v, best, here, indices)         (best, indices) with v and `here` where v is larger, or the first NaN
+    only_where(indices, here, v)           v where indices == here, else 0
+    transpose(b)                           a block of as many rows as lanes, each the other
+    repeat(v, rows)                        a block whose rows are all v, as many as `rows` has
+    gather(table, first, count, rows)      table[first], table[first + 1], .. for each row; from count on the last entry
+    strided(step, first, count, rows)      the same of a table of 0, step, 2 * step, ..
+    load_rows(v, array, offsets, index)    the block whose row i is at array[offsets[i] + index:]
+    store_rows(array, offsets, index, b)   the reverse; store_rows_prefetching asks ahead too
+    multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
 
 A vector may be longer than a register: the compiler spreads 32 floats over two registers of 16, or four of 8. One source
 serves AVX-512, AVX2 and NEON; only `best_block` asks which it is. Rows and lanes are part of a block's *type*, so a kernel
@@ -187,7 +187,7 @@ def _prefetch(typing, array, index):
 
 
 @intrinsic
-def _stream(typing, like, array, index):
+def _load_prefetching(typing, like, array, index):
     def codegen(context, builder, signature, args):
         address = _address(context, builder, array, args[1], args[2])
         _ask_ahead(builder, like, address)
@@ -197,7 +197,7 @@ def _stream(typing, like, array, index):
 
 
 @intrinsic
-def _stream_out(typing, array, index, vector):
+def _store_prefetching(typing, array, index, vector):
     def codegen(context, builder, signature, args):
         address = _address(context, builder, array, args[0], args[1])
         _ask_ahead(builder, vector, address)
@@ -317,28 +317,28 @@ def _gate(typing, vector, by):
 
 
 @intrinsic
-def _larger(typing, vector, best, here, places):
-    both = types.Tuple((best, places))
+def _larger(typing, vector, best, here, indices):
+    both = types.Tuple((best, indices))
 
     def codegen(context, builder, signature, args):
         v, b, index, old = args
         wins = builder.fcmp_unordered(">", v, b)
         wins = builder.and_(wins, builder.fcmp_ordered("==", b, b))
-        number = context.cast(builder, index, here, places.dtype)
-        new = _splat(builder, context.get_value_type(places), number)
+        number = context.cast(builder, index, here, indices.dtype)
+        new = _splat(builder, context.get_value_type(indices), number)
         return context.make_tuple(builder, both, (builder.select(wins, v, b), builder.select(wins, new, old)))
 
-    return both(vector, best, here, places), codegen
+    return both(vector, best, here, indices), codegen
 
 
 @intrinsic
-def _only_where(typing, places, here, vector):
+def _only_where(typing, indices, here, vector):
     def codegen(context, builder, signature, args):
-        number = context.cast(builder, args[1], here, places.dtype)
-        same = builder.icmp_unsigned("==", args[0], _splat(builder, context.get_value_type(places), number))
+        number = context.cast(builder, args[1], here, indices.dtype)
+        same = builder.icmp_unsigned("==", args[0], _splat(builder, context.get_value_type(indices), number))
         return builder.select(same, args[2], ir.Constant(context.get_value_type(vector), None))
 
-    return vector(places, here, vector), codegen
+    return vector(indices, here, vector), codegen
 
 
 @intrinsic
@@ -352,7 +352,7 @@ def _repeat(typing, vector, rows):
 
 
 @intrinsic
-def _transposed(typing, block):
+def _transpose(typing, block):
     n = block.count
 
     def codegen(context, builder, signature, args):
@@ -370,41 +370,41 @@ def _transposed(typing, block):
 
 
 @intrinsic
-def _take(typing, table, first, count, rows):
-    places = types.UniTuple(types.intp, rows.count)
+def _gather(typing, table, first, count, rows):
+    offsets = types.UniTuple(types.intp, rows.count)
 
     def codegen(context, builder, signature, args):
         last = builder.sub(args[2], ir.Constant(args[2].type, 1))
 
-        def place(i):
+        def offset(i):
             index = builder.add(args[1], ir.Constant(args[1].type, i))
             index = builder.select(builder.icmp_signed("<", index, last), index, last)
             return builder.load(_address(context, builder, table, args[0], index))
 
-        return _each(builder, context.get_value_type(places), place)
+        return _each(builder, context.get_value_type(offsets), offset)
 
-    return places(table, types.intp, types.intp, rows), codegen
+    return offsets(table, types.intp, types.intp, rows), codegen
 
 
 @intrinsic
-def _apart(typing, step, first, count, rows):
-    places = types.UniTuple(types.intp, rows.count)
+def _strided(typing, step, first, count, rows):
+    offsets = types.UniTuple(types.intp, rows.count)
 
     def codegen(context, builder, signature, args):
         last = builder.sub(args[2], ir.Constant(args[2].type, 1))
 
-        def place(i):
+        def offset(i):
             index = builder.add(args[1], ir.Constant(args[1].type, i))
             return builder.mul(args[0], builder.select(builder.icmp_signed("<", index, last), index, last))
 
-        return _each(builder, context.get_value_type(places), place)
+        return _each(builder, context.get_value_type(offsets), offset)
 
-    return places(types.intp, types.intp, types.intp, rows), codegen
+    return offsets(types.intp, types.intp, types.intp, rows), codegen
 
 
 @intrinsic
-def _load_rows(typing, like, array, places, offset):
-    block = types.UniTuple(like, places.count)
+def _load_rows(typing, like, array, offsets, index):
+    block = types.UniTuple(like, offsets.count)
 
     def codegen(context, builder, signature, args):
         def row(i):
@@ -413,11 +413,11 @@ def _load_rows(typing, like, array, places, offset):
 
         return _each(builder, context.get_value_type(block), row)
 
-    return block(like, array, places, types.intp), codegen
+    return block(like, array, offsets, types.intp), codegen
 
 
 @intrinsic
-def _store_rows(typing, array, places, offset, block):
+def _store_rows(typing, array, offsets, index, block):
     def codegen(context, builder, signature, args):
         for i in range(block.count):
             index = builder.add(builder.extract_value(args[1], i), args[2])
@@ -425,11 +425,11 @@ def _store_rows(typing, array, places, offset, block):
             _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
         return context.get_dummy_value()
 
-    return types.void(array, places, types.intp, block), codegen
+    return types.void(array, offsets, types.intp, block), codegen
 
 
 @intrinsic
-def _stream_rows(typing, array, places, offset, block):
+def _store_rows_prefetching(typing, array, offsets, index, block):
     def codegen(context, builder, signature, args):
         for i in range(block.count):
             index = builder.add(builder.extract_value(args[1], i), args[2])
@@ -438,11 +438,11 @@ def _stream_rows(typing, array, places, offset, block):
             _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
         return context.get_dummy_value()
 
-    return types.void(array, places, types.intp, block), codegen
+    return types.void(array, offsets, types.intp, block), codegen
 
 
 @intrinsic
-def _multiply_add(typing, x, places, k, vector, sums):
+def _multiply_add(typing, x, offsets, k, vector, sums):
     def codegen(context, builder, signature, args):
         llvm_vector = context.get_value_type(vector)
 
@@ -453,7 +453,7 @@ def _multiply_add(typing, x, places, k, vector, sums):
 
         return _each(builder, context.get_value_type(sums), row)
 
-    return sums(x, places, types.intp, vector, sums), codegen
+    return sums(x, offsets, types.intp, vector, sums), codegen
 
 
 if config.DISABLE_JIT:
@@ -473,7 +473,7 @@ if config.DISABLE_JIT:
     def prefetch(array, index):
         pass
 
-    stream, stream_out = load, store
+    load_prefetching, store_prefetching = load, store
 
     def fma(scalar, vector, sums):
         return scalar * vector + sums
@@ -488,38 +488,39 @@ if config.DISABLE_JIT:
     def gate(vector, by):
         return np.where(by > 0, vector, vector * 0)
 
-    def larger(vector, best, here, places):
+    def larger(vector, best, here, indices):
         wins = ~(vector <= best) & (best == best)
-        return np.where(wins, vector, best), np.where(wins, here, places).astype(places.dtype)
+        return np.where(wins, vector, best), np.where(wins, here, indices).astype(indices.dtype)
 
-    def only_where(places, here, vector):
-        return np.where(places == here, vector, vector.dtype.type(0))
+    def only_where(indices, here, vector):
+        return np.where(indices == here, vector, vector.dtype.type(0))
 
-    def transposed(block):
+    def transpose(block):
         return tuple(np.array(block).T.copy())
 
     def repeat(vector, rows):
         return (vector,) * len(rows)
 
-    def take(table, first, count, rows):
+    def gather(table, first, count, rows):
         return tuple(table[min(first + i, count - 1)] for i in range(len(rows)))
 
-    def apart(step, first, count, rows):
+    def strided(step, first, count, rows):
         return tuple(step * min(first + i, count - 1) for i in range(len(rows)))
 
-    def load_rows(like, array, places, offset):
-        return tuple(load(like, array, place + offset) for place in places)
+    def load_rows(like, array, offsets, index):
+        return tuple(load(like, array, offset + index) for offset in offsets)
 
-    def store_rows(array, places, offset, block):
-        for place, vector in zip(places, block, strict=True):
-            store(array, place + offset, vector)
+    def store_rows(array, offsets, index, block):
+        for offset, vector in zip(offsets, block, strict=True):
+            store(array, offset + index, vector)
 
-    stream_rows = store_rows
+    store_rows_prefetching = store_rows
 
-    def multiply_add(x, places, k, vector, sums):
-        return tuple(x[place + k] * vector + row for place, row in zip(places, sums, strict=True))
+    def multiply_add(x, offsets, k, vector, sums):
+        return tuple(x[offset + k] * vector + row for offset, row in zip(offsets, sums, strict=True))
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
-    larger, only_where, prefetch, stream, stream_out = _larger, _only_where, _prefetch, _stream, _stream_out
-    stream_rows, apart, sqrt, transposed = _stream_rows, _apart, _sqrt, _transposed
-    repeat, take, load_rows, store_rows, multiply_add = _repeat, _take, _load_rows, _store_rows, _multiply_add
+    larger, only_where, prefetch, repeat, gather = _larger, _only_where, _prefetch, _repeat, _gather
+    load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
+    store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
+    load_rows, store_rows, multiply_add = _load_rows, _store_rows, _multiply_add

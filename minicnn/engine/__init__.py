@@ -1,0 +1,97 @@
+"""The fast half: which arithmetic runs, and what it makes of a network.
+
+    use_backend("numba")    layers run as the engine's steps: compiled, threaded, several layers as one (the default)
+    use_backend("numpy")    layers run as they stand in minicnn/layers, to read and to step through
+
+The network asks for `steps(layers)`, and for the fast twin of a loss, an optimizer or an input scale with `fast(thing)`;
+it does not know which it gets. Numba is looked for only here, and loaded only when its steps are first asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from typing import TypeVar
+
+from minicnn.layers.base import Layer
+
+OLDEST_NUMBA = "0.61"
+Thing = TypeVar("Thing")
+
+
+def use_backend(name: str) -> None:
+    """Let every network run on "numba" or on "numpy" from here on, in the whole process."""
+    global _backend
+    if name not in ("numba", "numpy"):
+        raise ValueError(f'backend: got {name!r}, expected "numba" or "numpy"')
+    if name == "numba" and not _numba_is_installed():
+        raise ValueError('backend: Numba is not installed, expected "numpy" (or: pip install numba)')
+    _backend = name
+
+
+def backend() -> str:
+    """The name of the arithmetic in use: "numba" or "numpy"."""
+    return _backend
+
+
+def steps(layers: list[Layer]) -> list[Layer]:
+    """What runs instead of these layers, in order: the engine's steps, or with "numpy" the layers themselves."""
+    if _backend == "numpy":
+        return layers
+    from minicnn.engine import compile  # loads Numba
+
+    return compile.compile(layers)
+
+
+def fast(thing: Thing) -> Thing:
+    """The fast twin of a loss, an optimizer or a scale of inputs, with the same methods and state; or the thing itself."""
+    if _backend == "numpy":
+        return thing
+    from minicnn.engine import compile
+
+    return compile.fast(thing)
+
+
+def peak(dtype) -> float:
+    """The most floating-point operations a second that this machine's cores reach; 0 with "numpy", which has no measure."""
+    if _backend == "numpy":
+        return 0.0
+    from minicnn.engine import peak
+
+    return peak.peak(dtype)
+
+
+def set_threads(n: int) -> None:
+    """Use n threads for every kernel from here on: at most as many as there were cores at the start."""
+    from minicnn.engine import threads
+
+    threads.set_threads(n)
+
+
+def get_threads() -> int:
+    """How many threads the kernels use."""
+    from minicnn.engine import threads
+
+    return threads.get_threads()
+
+
+def _numba_is_installed() -> bool:
+    """Whether there is a Numba; ImportError for one whose kernels would be wrong.
+
+    Before 0.61 its dispatcher confuses long signatures, and so runs one kernel in another's place (_typeof.cpp).
+    """
+    try:
+        version = metadata.version("numba")
+    except metadata.PackageNotFoundError:
+        return False
+    if [int(n) for n in re.findall(r"\d+", version)[:2]] < [int(n) for n in OLDEST_NUMBA.split(".")]:
+        raise ImportError(f"Numba: got version {version}, expected {OLDEST_NUMBA} or later: older ones compute wrongly")
+    return True
+
+
+_backend = "numpy"
+if _numba_is_installed():
+    use_backend("numba")
+else:
+    print("minicnn: Numba is not installed; networks run on NumPy, many times slower", file=sys.stderr)

@@ -1,0 +1,114 @@
+"""From a list of layers to the list of steps that the engine runs: what runs as one, and in which memory.
+
+A layer's activation is a layer behind it, whether written as `activation=` or as a layer of its own. ReLU behind a layer
+that can apply it in passing becomes part of that layer's step, with the same bits. A layer that the engine does not know,
+such as a user's own, is its own step, and so stands in the middle of the others as it is.
+"""
+
+from __future__ import annotations
+
+from minicnn import inputs, layers, losses, optimizers
+from minicnn.engine.activations import STEPS as ACTIVATIONS
+from minicnn.engine.activations import add, relu_backward
+from minicnn.engine.convolution import Convolution
+from minicnn.engine.dense import Dense
+from minicnn.engine.depthwise import Depthwise
+from minicnn.engine.dropout import Dropout
+from minicnn.engine.memory import Turns
+from minicnn.engine.normalization import BatchNorm
+from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from minicnn.engine.step import Step
+from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
+from minicnn.layers import sequence
+from minicnn.layers.activations import Identity, ReLU
+from minicnn.layers.base import Layer
+
+
+class Residual(Step):
+    """The branch's steps, then the sum with the shortcut, and ReLU in passing."""
+
+    fuses_relu = True
+
+    def __init__(self, layer: layers.Residual, relu: Layer | None, turns: Turns | None):
+        super().__init__(layer, relu, turns)
+        # Their results lie in memory of their own: dy is still needed when the branch's backward has run.
+        self.branch, self.shortcut = _compile(layer.branch, None), _compile(layer.shortcut, None)
+
+    def forward(self, x, training=False):
+        branch, shortcut = (sequence.forward(part, x, training) for part in (self.branch, self.shortcut))
+        y = self.y(x, training)
+        add(branch, shortcut, self.relu, y)
+        if training:
+            self.save_for_backward(y)
+        return y
+
+    def backward(self, dy):
+        (y,) = self.saved
+        if self.relu:
+            dy = relu_backward(dy, y, self.buffer("dy", dy.shape, dy.dtype))
+        branch, shortcut = (sequence.backward(part, dy) for part in (self.branch, self.shortcut))
+        dx = self.dx(branch.shape, dy.dtype)
+        add(branch, shortcut, False, dx)
+        return dx
+
+
+STEPS = {
+    layers.Conv2D: Convolution,
+    layers.DepthwiseConv2D: Depthwise,
+    layers.Dense: Dense,
+    layers.BatchNorm: BatchNorm,
+    layers.Residual: Residual,
+    layers.Dropout: Dropout,
+    layers.MaxPool2D: MaxPool,
+    layers.AveragePool2D: AveragePool,
+    layers.GlobalMaxPool2D: GlobalMaxPool,
+    layers.GlobalAveragePool2D: GlobalAveragePool,
+    **ACTIVATIONS,
+}
+TWINS = {
+    losses.CrossEntropy: FastCrossEntropy,
+    optimizers.SGD: FastSGD,
+    optimizers.RMSprop: FastRMSprop,
+    optimizers.Adam: FastAdam,
+    optimizers.AdamW: FastAdamW,
+    inputs.Scale: FastScale,
+}
+
+
+def compile(layers: list[Layer]) -> list[Layer]:
+    """The steps of a network's layers, in order; the first that learns computes no dx, for which nobody asks."""
+    compiled = _compile(layers, Turns())
+    first = compiled[sequence.first_that_learns(compiled)]
+    if isinstance(first, Step):
+        first.needs_dx = False
+    return compiled
+
+
+def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
+    parts = [part for layer in layers for part in _parts(layer)]
+    compiled = []
+    while parts:
+        layer = parts.pop(0)
+        kind = STEPS.get(type(layer))
+        if kind is None:
+            compiled.append(layer)
+            continue
+        relu = parts.pop(0) if kind.fuses_relu and parts and type(parts[0]) is ReLU else None
+        compiled.append(kind(layer, relu, turns))
+    return compiled
+
+
+def _parts(layer: Layer) -> list[Layer]:
+    """A layer, and the activation that it ends in."""
+    activate = getattr(layer, "activate", None)
+    if type(layer) not in STEPS or activate is None or type(activate) is Identity:
+        return [layer]
+    activate.name = f"{layer.name}/{layer.activation}"
+    activate.input_shape = activate.output_shape = layer.output_shape
+    return [layer, activate]
+
+
+def fast(thing):
+    """The twin of a loss, an optimizer or a scale of exactly these types, or the thing itself."""
+    kind = TWINS.get(type(thing))
+    return thing if kind is None else kind(thing)

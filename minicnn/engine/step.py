@@ -1,0 +1,48 @@
+"""A step: a layer as the engine runs it, with the ReLU behind it where that is done in passing, and its own memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minicnn.engine.memory import Turns, empty
+from minicnn.layers.base import Layer
+
+
+class Step(Layer):
+    """The base of the engine's steps: a layer's two methods, on the weights of the layer it stands for.
+
+    Results that backward will read lie in memory of the step's own, the same at every pass; what only the next step reads
+    (dx, and y when nothing is trained) lies in the network's two `turns`, or in the step's own where it has none.
+    """
+
+    fuses_relu = False
+    needs_dx = True
+
+    def __init__(self, layer: Layer, relu: Layer | None, turns: Turns | None):
+        self.layer, self.fused, self.turns = layer, [layer] if relu is None else [layer, relu], turns
+        self.relu = relu is not None
+        self.name, self.macs = "+".join(one.name for one in self.fused), layer.macs
+        self.input_shape, self.output_shape = layer.input_shape, layer.output_shape
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def layers(self) -> list[Layer]:
+        return [inner for layer in self.fused for inner in layer.layers()]
+
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An uninitialised array of this step's own; a smaller batch than before gets the front part of it."""
+        have = self.buffers.get(name)
+        if have is None or have.dtype != dtype or have.shape[1:] != shape[1:] or len(have) < shape[0]:
+            have = self.buffers[name] = empty(shape, dtype)
+        return have[: shape[0]]
+
+    def y(self, x: np.ndarray, training: bool) -> np.ndarray:
+        """Memory for the result."""
+        shape = (len(x), *self.output_shape)
+        return self.buffer("y", shape, x.dtype) if training else self._passing("passing", shape, x.dtype)
+
+    def dx(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Memory for dx, or an empty array where nobody needs it."""
+        return self._passing("dx", shape, dtype) if self.needs_dx else np.empty((0,) * len(shape), dtype)
+
+    def _passing(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return self.buffer(name, shape, dtype) if self.turns is None else self.turns.next(shape, dtype)

@@ -1,0 +1,125 @@
+"""From what a user gives to what a network takes: images and targets checked, and gathered into batches of floats."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minicnn.errors import DataError, ShapeError
+
+
+def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Images as an array (n, *input_shape) of uint8 or floats, or a clear error."""
+    x = np.asarray(x)
+    if x.ndim == len(input_shape) and input_shape[-1] == 1 and x.shape[1:] == input_shape[:-1]:
+        x = x[..., None]  # (n, h, w): one channel goes without saying
+    if x.shape[1:] != input_shape or x.ndim != len(input_shape) + 1:
+        raise ShapeError(f"images: got shape {x.shape}, expected ({', '.join(('n', *map(str, input_shape)))})")
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise DataError(f"images: got dtype {x.dtype}, expected uint8 or floats")
+    if len(x) == 0:
+        raise DataError("images: got none, expected at least one")
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # 1e300 is infinity in float32
+            parts = (x[i : i + 1024].astype(dtype, copy=False) for i in range(0, len(x), 1024))
+            if not all(np.isfinite(part).all() for part in parts):
+                raise DataError(f"images: got NaN or infinity in {dtype}, expected finite numbers")
+    return x if x.dtype in (np.uint8, np.float32, np.float64) else x.astype(dtype)
+
+
+def check_targets(y: np.ndarray, count: int, output_shape: tuple[int, ...], classifies: bool) -> np.ndarray:
+    """Targets for `count` images as an array that fits the outputs, or a clear error."""
+    y = np.asarray(y)
+    if y.shape[:1] != (count,):
+        raise DataError(f"targets: got shape {y.shape}, expected as many as images: {count}")
+    if not classifies or y.ndim == 2:
+        if y.shape[1:] != output_shape or y.dtype.kind not in "fiu":
+            expected = ", ".join(("n", *map(str, output_shape)))
+            raise DataError(f"targets: got {y.dtype} of shape {y.shape}, expected numbers of shape ({expected})")
+        if not np.isfinite(y).all():
+            raise DataError("targets: got NaN or infinity, expected finite numbers")
+        if classifies and not ((y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3)):
+            raise DataError("targets: expected probabilities, at least 0 and of sum 1 for each image")
+        return y
+    classes = output_shape[-1]
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise DataError(f"labels: got {y.dtype} of shape {y.shape}, expected integers of shape (n,)")
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        wrong = int(np.flatnonzero((y < 0) | (y >= classes))[0])
+        raise DataError(f"labels: got {y[wrong]} at index {wrong}, expected 0 to {classes - 1}")
+    return y.astype(np.int64, copy=False)
+
+
+class Scale:
+    """How images become the first layer's floats.
+
+    uint8 images are standardised with `mean` and `std`, arrays with a number for each channel, on a scale of 0 to 1, that
+    were learnt from the training images; None until then. Floats are taken as they are.
+    """
+
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+    def learn(self, images: np.ndarray) -> None:
+        """Take the mean and standard deviation of uint8 training images, channel by channel, unless they are known."""
+        if images.dtype != np.uint8 or self.mean is not None:
+            return
+        parts = [images[i : i + 1000].reshape(-1, images.shape[-1]) / 255.0 for i in range(0, len(images), 1000)]
+        m = sum(len(p) for p in parts)
+        mean = sum(p.sum(axis=0) for p in parts) / m
+        variance = sum((p**2).sum(axis=0) for p in parts) / m - mean**2
+        self.mean, self.std = mean, np.sqrt(np.where(variance > 1e-12, variance, 1))  # 1: a channel of one value
+
+    def factors(self, dtype: np.dtype, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """(factor, shift): a pixel's value v of channel c becomes v * factor[c] + shift[c]."""
+        factor, shift = np.ones(channels), np.zeros(channels)
+        if dtype == np.uint8:
+            mean, std = (0, 1) if self.mean is None else (self.mean, self.std)
+            factor, shift = factor / 255 / std, shift - mean / np.asarray(std)
+        return factor, shift
+
+    def batch(self, images: np.ndarray, index: np.ndarray, dtype: np.dtype, matrix=None, holes=None) -> np.ndarray:
+        """images[index] as floats on this scale; see `make_batch`."""
+        return make_batch(images, index, *self.factors(images.dtype, images.shape[-1]), dtype, matrix, holes)
+
+
+def make_batch(
+    images: np.ndarray,
+    index: np.ndarray,
+    factor: np.ndarray,
+    shift: np.ndarray,
+    dtype: np.dtype,
+    matrix: np.ndarray | None = None,
+    holes: np.ndarray | None = None,
+) -> np.ndarray:
+    """images[index], moved, standardised and erased: floats (n, *images.shape[1:]).
+
+    matrix (n, 2, 3), for images (h, w, c), says where output pixel (i, j) of image k is read, by `warp`:
+    (row, column) = matrix[k] @ (i, j, 1). Then each number v of channel c becomes v * factor[c] + shift[c]. holes (n, 4):
+    rows holes[k, 0]..holes[k, 1]-1 and columns holes[k, 2]..holes[k, 3]-1 become 0, which is the mean picture.
+    """
+    batch = images[index].astype(dtype)
+    if matrix is not None:
+        batch = np.stack([warp(image, m) for image, m in zip(batch, matrix.astype(dtype), strict=True)])
+    batch = batch * factor.astype(dtype) + shift.astype(dtype)
+    if holes is not None:
+        for image, (top, bottom, left, right) in zip(batch, holes, strict=True):
+            image[top:bottom, left:right] = 0
+    return batch
+
+
+def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The image (h, w, c) read at (row, column) = matrix @ (i, j, 1) for each pixel (i, j) of the result.
+
+    Between pixels by bilinear interpolation of the four neighbours, pixels outside the image counting as 0.
+    """
+    h, w, _ = image.shape
+    i, j = np.mgrid[0:h, 0:w].astype(image.dtype)
+    row = matrix[0, 0] * i + matrix[0, 1] * j + matrix[0, 2]
+    column = matrix[1, 0] * i + matrix[1, 1] * j + matrix[1, 2]
+    row, column = np.clip(row, -1, h), np.clip(column, -1, w)  # everything further out is 0 as well
+    top, left = np.floor(row).astype(np.intp), np.floor(column).astype(np.intp)
+    down, right = (row - top)[..., None], (column - left)[..., None]
+    framed = np.pad(image, ((1, 2), (1, 2), (0, 0)))  # a frame of zeros, so that neighbours outside are read as 0
+    upper = framed[top + 1, left + 1] * (1 - right) + framed[top + 1, left + 2] * right
+    lower = framed[top + 2, left + 1] * (1 - right) + framed[top + 2, left + 2] * right
+    return (upper * (1 - down) + lower * down).astype(image.dtype)

@@ -1,0 +1,199 @@
+"""A network: layers one after another, with all their weights in one vector.
+
+Forward is a pass through the list, backward the same pass in reverse. The list that runs is the layers themselves, or what
+the engine makes of them: see `Network.steps`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from minicnn import engine, inputs
+from minicnn.errors import ShapeError
+from minicnn.layers import Dropout, Layer, Softmax, sequence
+from minicnn.layers.base import positive
+from minicnn.parameters import Parameter, Parameters, Statistic
+from minicnn.seeds import generator
+
+_networks: weakref.WeakSet = weakref.WeakSet()
+
+
+class Network:
+    """Layers one after another, built at once: a shape that does not fit is an error here and not in training.
+
+    input_shape is (h, w, c), without the batch; seed draws the first weights and the dropout masks; dtype is "float32"
+    to train and "float64" to check gradients. Images come as uint8, and are standardised with the training images'
+    mean and standard deviation (`scale`), or as floats, and are taken as they are.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: tuple[int, ...] = (28, 28, 1),
+        seed: int = 0,
+        dtype: str = "float32",
+    ):
+        self._declare(layers, input_shape, seed, dtype)
+        self.parameters.allocate(generator("weights", self.seed))
+
+    @classmethod
+    def declared(cls, layers, input_shape, seed=0, dtype="float32"):
+        """A network whose arrays have names and shapes, but no memory yet: see `Parameters.allocate`."""
+        network = cls.__new__(cls)
+        network._declare(layers, input_shape, seed, dtype)
+        return network
+
+    def _declare(self, layers, input_shape, seed, dtype) -> None:
+        if str(dtype) not in ("float32", "float64"):
+            raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
+        self.layers, self.input_shape = list(layers), tuple(input_shape)
+        self.seed, self.dtype = seed, str(dtype)
+        self.scale = inputs.Scale()
+        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise ValueError("layers: expected a list of at least one Layer")
+        everything = self.all_layers()
+        if len({id(layer) for layer in everything}) != len(everything):
+            raise ValueError("layers: one layer object stands in two places; make a layer for each place")
+        if any(w.value is not None for layer in everything for w in layer.weights()):
+            raise ValueError("layers: got one that belongs to another model; make new layers for each model")
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            counts[kind] = counts.get(kind, 0) + 1
+            layer.name = f"{kind}_{counts[kind]}"
+        for i, layer in enumerate(everything):
+            if isinstance(layer, Dropout):
+                layer.seed = (self.seed, i)
+        self.parameters = Parameters(self.dtype)
+        self.output_shape = sequence.build(self.layers, self.input_shape, self.parameters)
+        if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_statistics):
+            raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
+        self._renew()
+
+    def _renew(self) -> None:
+        """What belongs to this process and cannot be copied: locks, and the engine's steps with their memory."""
+        self.lock, self.fitting = threading.RLock(), threading.Lock()
+        self._backend, self._trained = None, False
+        _networks.add(self)
+
+    def all_layers(self) -> list[Layer]:
+        """Every layer, those inside residual blocks too."""
+        return [found for layer in self.layers for found in layer.layers()]
+
+    def arrays(self) -> dict[str, Parameter | Statistic]:
+        """Every weight and running statistic, by a name such as "conv2d_1/w", layer by layer."""
+        return {f"{layer.name}/{w.name}": w for layer in self.all_layers() for w in layer.weights()}
+
+    # -- forward and backward ------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> list[Layer]:
+        """What forward and backward run: the layers, or the engine's steps that stand for them."""
+        if self._backend != engine.backend():
+            self._backend = engine.backend()
+            self._steps, self._scale = engine.steps(self.layers), engine.fast(self.scale)
+            self._first = sequence.first_that_learns(self._steps)
+        return self._steps
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
+        steps = self.steps
+        if not isinstance(x, np.ndarray) or x.shape[1:] != self.input_shape or x.dtype != self.dtype:
+            got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
+            expected = ", ".join(("n", *map(str, self.input_shape)))
+            raise ShapeError(f"forward: got {got}, expected {self.dtype} of shape ({expected})")
+        self._trained = False  # an error on the way leaves nothing to go back through
+        y = sequence.forward(steps, x, training)
+        self._trained = len(x) if training else False
+        return y
+
+    def backward(self, dy: np.ndarray) -> None:
+        """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`."""
+        if not self._trained:
+            raise RuntimeError("backward: needs a forward with training=True just before it")
+        first, *others = self.steps[self._first :]  # nothing before the first weights needs a gradient
+        dy = sequence.check(self, "the loss", dy, (int(self._trained), *self.output_shape), np.dtype(self.dtype))
+        first.backward(sequence.backward(others, dy))
+
+    def batch(self, images: np.ndarray, index: np.ndarray, matrix=None, holes=None) -> np.ndarray:
+        """images[index] as the floats the first layer takes; see `inputs.Scale.batch`."""
+        return self.steps and self._scale.batch(images, index, np.dtype(self.dtype), matrix, holes)
+
+    def outputs(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
+        """The last layer's output for any number of images, computed in batches: logits, or a regression's values.
+
+        With tta="flip" (test-time augmentation) it is the mean of those of each image and of its mirror image. A call
+        from another thread waits for its turn.
+        """
+        x, batch_size = inputs.check_images(x, self.input_shape, self.dtype), positive(batch_size, "batch_size")
+        if tta not in (None, "flip") or (tta and x.ndim != 4):
+            raise ValueError(f'tta: got {tta!r}, expected None, or "flip" for images (n, h, w, c)')
+        y = np.empty((len(x), *self.output_shape), self.dtype)
+        with self.lock:
+            for i in range(0, len(x), batch_size):
+                index = np.arange(i, min(i + batch_size, len(x)))
+                images = self.batch(x, index)
+                y[index] = self.forward(images)
+                if tta:
+                    y[index] = (y[index] + self.forward(np.ascontiguousarray(images[:, :, ::-1]))) / 2
+        return y
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the last layer is a softmax."""
+        last = self.layers[-1]
+        return isinstance(last, Softmax) or getattr(last, "activation", None) == "softmax"
+
+    # -- weights -------------------------------------------------------------------------------------------------
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all arrays, layer by layer, in Keras' order and shapes: kernel, bias; gamma, beta, mean, variance."""
+        return [w.value.copy() for w in self.arrays().values()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Take the arrays of `get_weights`, all or none of them.
+
+        The scale of uint8 input is not among them; `save` and `load` keep it too.
+        """
+        own = self.arrays()
+        if len(weights) != len(own):
+            raise ShapeError(f"weights: got {len(weights)} arrays, expected {len(own)}")
+        arrays = [np.asarray(array, self.dtype) for array in weights]
+        for (name, w), array in zip(own.items(), arrays, strict=True):
+            if array.shape != w.shape:
+                raise ShapeError(f"{name}: got shape {array.shape}, expected {w.shape}")
+        for w, array in zip(own.values(), arrays, strict=True):
+            w.value[...] = array
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are learnt."""
+        return self.parameters.values.size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image's forward pass, those of convolutions and dense layers."""
+        return sum(layer.macs for layer in self.layers)
+
+    def __getstate__(self):
+        own = ("lock", "fitting", "_backend", "_trained", "_steps", "_scale", "_first")
+        return {k: v for k, v in vars(self).items() if k not in own}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.parameters.make_views()
+        self._renew()
+
+
+def _after_fork() -> None:
+    for network in list(_networks):  # a lock held by another thread of the parent is held for ever in the child
+        network.lock, network.fitting = threading.RLock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

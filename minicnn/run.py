@@ -1,0 +1,104 @@
+"""A training run: what it was given, where it is, and what it has seen so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minicnn.network import Network
+from minicnn.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from minicnn.callbacks import Callback
+
+
+class History(dict):
+    """One list for each metric, with one number an epoch: "loss", "accuracy", "val_loss", "val_accuracy",
+    "learning_rate", "seconds". As in Keras it is also its own attribute `history`."""
+
+    @property
+    def history(self) -> History:
+        return self
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Append an epoch."""
+        for name, value in metrics.items():
+            self.setdefault(name, []).append(value)
+
+
+# What a checkpoint keeps of a run: where it is, as whole numbers, numbers and text.
+PROGRESS = {"epoch": int, "batch": int, "step": int, "correct": int, "seen": int} | {
+    **{"total": float, "seconds": float, "learning_rate": float, "rate_scale": float, "stop": str}
+}
+
+
+@dataclass
+class Run:
+    """A training run. Callbacks read it: `metrics` are those of the epoch that has just ended.
+
+    Set `stop` to a reason to end after this epoch, and `rate_scale` to change the schedule's rates.
+    """
+
+    model: Network
+    images: np.ndarray
+    targets: np.ndarray
+    validation: tuple[np.ndarray, np.ndarray] | None
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    loss: Callable
+    plain_loss: Callable  # without class weights, for the validation
+    schedule: Callable[[int], float]
+    augment: object | None
+    callbacks: list[Callback]
+    seed: int
+    verbose: bool
+    history: History = field(default_factory=History)
+    epoch: int = 0  # how many are complete
+    batch: int = 0  # how many of this epoch are
+    step: int = 0  # how many steps were taken in all
+    total: float = 0.0  # of this epoch: the sum of the losses,
+    correct: int = 0  # correct answers,
+    seen: int = 0  # images
+    seconds: float = 0.0
+    learning_rate: float = 0.0  # of the last step
+    rate_scale: float = 1.0
+    stop: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> int:
+        """How many steps an epoch has."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def training_metrics(self) -> dict[str, float]:
+        """Of the images of this epoch that were seen so far."""
+        accuracy = {"accuracy": self.correct / self.seen} if self.loss.classifies else {}
+        return {"loss": self.total / self.seen} | accuracy
+
+    def state(self) -> dict:
+        """What a checkpoint must keep."""
+        return {name: getattr(self, name) for name in PROGRESS} | {"history": self.history}
+
+    def restore(self, state: dict) -> None:
+        """Take back what `state` gave; ValueError, and nothing changed, where it cannot be a run like this one's."""
+        most = {"epoch": self.epochs, "batch": self.batches, "seen": len(self.images), "correct": len(self.images)}
+        for name, kind in PROGRESS.items():
+            value = state.get(name)
+            if type(value) is not kind or (kind is int and not 0 <= value <= most.get(name, 2**53)):
+                raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, 0 to {most.get(name, 'any')}")
+            if kind is float and not math.isfinite(value):
+                raise ValueError(f"{name}: got {value!r}, expected a finite number")
+        history = state.get("history")
+        if type(history) is not dict or not all(type(column) is list for column in history.values()):
+            raise ValueError("history: expected a list for each metric")
+        losses = history.get("loss", [])
+        if len(losses) != state["epoch"] or not all(type(value) in (int, float) for value in losses):
+            raise ValueError(f"history: expected the losses of {state['epoch']} epochs")
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+        self.history.update(history)
