@@ -6,7 +6,7 @@
 Each contestant lives in a process of its own. First all get the same weights and images, and must give the same logits,
 loss and gradients. Then come rounds: in each, every contestant in turn takes training steps and inferences for about a
 second, and the machine's peak of multiply-adds is measured. A machine's speed may change by a factor of two from minute
-to minute, so a figure is the median over the rounds of the ratio within the round: how many times faster minicnn was than
+to minute, so a number is the median over the rounds of the ratio within the round: how many times faster minicnn was than
 that peer. Written are a table, a JSON file and a bar chart.
 
 In the table, memory is the most that the process held; import the seconds that importing the library took; cold and warm
@@ -131,7 +131,7 @@ def compare(net: str, names: list[str], options) -> dict:
                 result["setup"].pop(name, None)
                 print(f"left out: {name}: {error}")
         for _ in tqdm(range(options.rounds), desc=f"net {net}", disable=None):
-            current = {"peak": contestants[0].ask(do="peak", seconds=0.3)["flops"]}
+            current = {"peak": contestants[0].ask(do="peak")["flops"]}
             for contestant in contestants:
                 times = {kind: contestant.ask(do=kind, seconds=options.seconds)["seconds"] for kind in KINDS}
                 current[contestant.name] = times
@@ -154,7 +154,7 @@ def prepare(net: str, path: Path) -> tuple[int, dict]:
     x = rng.standard_normal((batch, 28, 28, 1)).astype(np.float32)
     y = rng.integers(0, 10, batch)
     minicnn.use_backend("numpy")
-    model = minicnn.Sequential(list(MiniCNN._layers(None, minicnn, layers, False)), dtype="float64")
+    model = minicnn.Sequential(list(MiniCNN.layers(minicnn, layers, False)), dtype="float64")
     weights = [w.astype(np.float32) for w in model.get_weights()]
     many = rng.standard_normal((INFERENCE_BATCH, 28, 28, 1)).astype(np.float32)
     np.savez(path, x=x, y=y, many=many, **{f"w{i}": w for i, w in enumerate(weights)})
@@ -191,7 +191,7 @@ def best_peer(result: dict, kind: str) -> str:
 
 
 def table(net: str, result: dict) -> str:
-    """The figures of one network."""
+    """What was measured with one network."""
     lines = [f"\nnet {net}, {result['macs'] / 1e6:.1f} million multiply-adds an image"]
     lines.append(
         f"{'':<20}{'train ms':>10}{'minicnn is':>12}{'(min-max)':>14}{'infer ms':>10}{'minicnn is':>12}{'(min-max)':>14}"

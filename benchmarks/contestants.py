@@ -38,29 +38,26 @@ class MiniCNN:
 
     def __init__(self, layers, threads, backend="numba", dropout=True):
         import minicnn
+        from minicnn import engine
 
         minicnn.use_backend(backend)
         minicnn.set_threads(threads)
-        self.model = minicnn.Sequential(list(self._layers(minicnn, layers, dropout)))
-        self.loss, self.optimizer = minicnn.losses.CrossEntropy(), minicnn.optimizers.Adam(1e-3)
+        self.model = minicnn.Sequential(list(self.layers(minicnn, layers, dropout)))
+        self.loss = engine.fast(minicnn.losses.CrossEntropy())
+        self.optimizer = engine.fast(minicnn.optimizers.Adam(1e-3))
 
-    def _layers(self, m, layers, dropout):
-        rest = list(layers)
-        while rest:
-            kind, *options = rest.pop(0)
-            activation = "relu" if rest and rest[0] == ("relu",) and kind in ("conv", "bn", "dense") else None
-            if activation:
-                rest.pop(0)
+    @staticmethod
+    def layers(m, layers, dropout):
+        for kind, *options in layers:
             if kind == "conv":
-                yield m.Conv2D(options[0], options[1], use_bias=options[2], activation=activation)
-            elif kind == "bn":
-                yield m.BatchNorm(activation=activation)
+                yield m.Conv2D(options[0], options[1], use_bias=options[2])
             elif kind == "dense":
-                yield m.Dense(options[0], activation=activation)
+                yield m.Dense(options[0])
             elif kind == "dropout":
                 yield from [m.Dropout(options[0])] * dropout
             else:
-                yield {"pool": m.MaxPool2D, "gap": m.GlobalAveragePool2D, "flatten": m.Flatten}[kind]()
+                made = {"bn": m.BatchNorm, "relu": m.ReLU, "pool": m.MaxPool2D, "gap": m.GlobalAveragePool2D}
+                yield (made | {"flatten": m.Flatten})[kind]()
 
     def weights(self, arrays):
         self.model.set_weights(arrays)
@@ -384,9 +381,9 @@ def serve(name: str, threads: int) -> None:
             contestant.infer(many)
             answer = {"seconds": timed(partial(contestant.infer, many), command["seconds"])}
         elif command["do"] == "peak":
-            from minicnn.ops.kernels.peak import peak
+            from minicnn import engine
 
-            answer = {"flops": peak(np.float32, command["seconds"])}
+            answer = {"flops": engine.peak(np.float32)}
         elif command["do"] == "memory":
             answer = {"bytes": peak_memory()}
         print(json.dumps(answer), file=answers, flush=True)

@@ -112,9 +112,9 @@ def trained(seed: int, data, out: Path) -> dict:
     path = out / f"pytorch-{seed}.json"
     if path.exists():
         return json.loads(path.read_text())
-    mean, deviation = data.train_images.mean() / 255, data.train_images.std() / 255
+    mean, std = data.train_images.mean() / 255, data.train_images.std() / 255
     x, test = (
-        torch.from_numpy(((images[..., 0] / 255 - mean) / deviation).astype(np.float32))[:, None]
+        torch.from_numpy(((images[..., 0] / 255 - mean) / std).astype(np.float32))[:, None]
         for images in (data.train_images, data.test_images)
     )
     start = time.perf_counter()
@@ -122,10 +122,10 @@ def trained(seed: int, data, out: Path) -> dict:
     seconds = time.perf_counter() - start
     with torch.inference_mode():
         predicted = torch.cat([model(part).argmax(1) for part in test.split(256)])
-    right = (predicted == torch.from_numpy(data.test_labels)).float().mean().item()
+    accuracy = (predicted == torch.from_numpy(data.test_labels)).float().mean().item()
     with atomic_write(path) as file:
-        file.write(json.dumps({"accuracy": right, "seconds": seconds}).encode())
-    return {"accuracy": right, "seconds": seconds}
+        file.write(json.dumps({"accuracy": accuracy, "seconds": seconds}).encode())
+    return {"accuracy": accuracy, "seconds": seconds}
 
 
 def main() -> None:

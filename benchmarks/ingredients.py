@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn import initializers, ops
+from minicnn import engine, initializers
 from minicnn.callbacks import Callback
-from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, GlobalMaxPool2D, Layer, MaxPool2D, Residual
+from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, GlobalMaxPool2D, Layer, MaxPool2D, Residual, sequence
 from minicnn.optimizers import AdamW
+from minicnn.parameters import Parameters
 from minicnn.recipes import small_vgg
 from minicnn.schedules import Schedule
 
@@ -26,14 +27,14 @@ class Average(Callback):
         self.means = None
 
     def on_step_end(self, run) -> None:
-        now = run.model.parameters.values, run.model.parameters.states
+        now = run.model.parameters.values, run.model.parameters.statistics
         if self.means is None:
             self.means = [v.copy() for v in now]
         for mean, v in zip(self.means, now, strict=True):
             mean += (1 - self.keep) * (v - mean)
 
         if run.step == run.epochs * run.batches:  # before the last epoch is scored
-            run.model.parameters.values[:], run.model.parameters.states[:] = self.means
+            run.model.parameters.values[:], run.model.parameters.statistics[:] = self.means
 
 
 class Lookahead(Callback):
@@ -66,8 +67,8 @@ class TwoRates(AdamW):
         super().__init__(learning_rate, weight_decay=weight_decay)
         self.times = times
 
-    def update(self, w, dw, mean, square, rate, decay, clip):
-        super().update(w, dw, mean, square, rate if decay else rate * self.times, decay, clip)
+    def update(self, w, dw, mean, square, rate, keep):
+        super().update(w, dw, mean, square, rate if keep < 1 else rate * self.times, keep)
 
 
 def dirac(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -101,11 +102,11 @@ class SqueezeExcite(Layer):
         h = np.maximum(m @ self.w1.value + self.b1.value, 0)
         s = 1 / (1 + np.exp(-(h @ self.w2.value + self.b2.value)))
         if training:
-            self.save(x, m, h, s)
+            self.save_for_backward(x, m, h, s)
         return x * (2 * s)[:, None, None, :]
 
     def backward(self, dy):
-        x, m, h, s = self.restore()
+        x, m, h, s = self.saved
         dz = 2 * np.einsum("nhwc,nhwc->nc", dy, x) * s * (1 - s)
         dh = (dz @ self.w2.value.T) * (h > 0)
         self.w2.grad[...], self.b2.grad[...] = h.T @ dz, dz.sum(axis=0)
@@ -116,11 +117,14 @@ class SqueezeExcite(Layer):
 
 class Whitening(Layer):
     """A first layer that does not learn: its 18 kernels are the principal directions of the images' 3x3 patches, and their
-    opposites, each scaled to a variance of nearly 1, then ReLU (Page, 2018). They are taken from the first batch it sees."""
+    opposites, each scaled to a variance of nearly 1, then ReLU (Page, 2018). They are taken from the first batch it sees.
+
+    Nothing before it learns, so that it is never asked for a gradient."""
 
     def build(self, input_shape, parameters):
-        self.w = parameters.add_state("w", (3, 3, 1, 18), 0.0)
-        return (*input_shape[:2], 18)
+        self.w = parameters.add_statistic("w", (3, 3, 1, 18), 0.0)
+        self.convolution, self.steps = Conv2D(18, 3, use_bias=False, activation="relu"), None
+        return sequence.build([self.convolution], input_shape, Parameters())  # whose own weights nobody makes
 
     def forward(self, x, training=False):
         if training and not self.w.value.any():
@@ -128,11 +132,9 @@ class Whitening(Layer):
             variances, directions = np.linalg.eigh(np.cov(patches, rowvar=False))
             kernels = directions / np.sqrt(variances + 1e-2)
             self.w.value[...] = np.hstack([kernels, -kernels]).reshape(3, 3, 1, 18)
-        pads = (1, 1), (1, 1)
-        return ops.conv2d(x, self.w.value, None, (1, 1), pads, (1, 1), 1, relu=True)
-
-    def backward(self, dy):
-        return None  # nothing before it learns
+        self.convolution.w.value = self.w.value
+        self.steps = self.steps or engine.steps([self.convolution])
+        return sequence.forward(self.steps, x, training)
 
 
 def silu_network() -> list[Layer]:

@@ -1,6 +1,7 @@
-"""Check the gradient of every layer, in both versions of the arithmetic, against differences.
+"""Check the gradient of every layer against differences, on both backends: the layers as they are written in
+minicnn/layers ("numpy"), and the compiled steps that the engine makes of them ("numba"), several layers as one where it can.
 
-Prints the worst relative error for the input and for each parameter. In float64 a right gradient differs from the
+Prints the worst relative error for the input and for each parameter. In float64 a correct gradient differs from the
 difference quotient by about 1e-9; a wrong one by about 1.
 """
 
@@ -34,7 +35,7 @@ from minicnn import (
 
 
 def cases() -> list:
-    """(layer, input shape) of every kind of layer and of its less usual settings."""
+    """(layer, input shape) of every kind of layer and of its less usual settings, and of layers one after another."""
     image, flat = (2, 6, 5, 4), (3, 7)
     return [
         (Conv2D(3, 3), image),
@@ -60,6 +61,11 @@ def cases() -> list:
         (Softmax(), flat),
         (Residual(Conv2D(4, 3), BatchNorm(), activation="relu"), image),
         (Residual(Conv2D(6, 3, stride=2), projection=Conv2D(6, 1, stride=2)), image),
+        # the engine applies ReLU in passing, as a part of the step before it
+        ([Conv2D(4, 3, use_bias=False), BatchNorm(), ReLU()], image),
+        ([Conv2D(4, 3), ReLU(), MaxPool2D(), DepthwiseConv2D(3), ReLU()], image),
+        ([Residual(Conv2D(4, 3), BatchNorm(), ReLU(), Dropout(0.3), Conv2D(4, 3)), ReLU(), GlobalMaxPool2D()], image),
+        ([Flatten(), Dense(6), ReLU(), Dropout(0.3), Dense(5), Softmax()], image),
     ]
 
 
@@ -67,16 +73,17 @@ def main() -> int:
     wrong = 0
     for backend in ("numpy", "numba"):
         minicnn.use_backend(backend)
-        print(f"\n{backend + ': layer':<90} worst error of each array")
+        print(f"\n{backend + ': layer':<100} worst error of each array")
         for layer, shape in cases():
             # distinct, well spaced numbers: no two of a pool's window are so close that a step would change the winner
             rng = np.random.default_rng(0)
             x = rng.permutation(np.linspace(-2, 2, int(np.prod(shape)))).reshape(shape)
             report = minicnn.gradcheck(layer, x)
-            errors = "  ".join(f"{check.name.split('/', 1)[-1]} {check.error:.0e}" for check in report.checks)
-            print(f"{layer!s:<90.90} {errors}{'' if report.ok else '  <-- WRONG'}")
+            own = f"{type(layer).__name__}/"  # a single layer need not be named before each of its arrays
+            errors = "  ".join(f"{check.name.removeprefix(own)} {check.error:.0e}" for check in report.checks)
+            print(f"{layer!s:<100.100} {errors}{'' if report.ok else '  <-- WRONG'}")
             wrong += not report.ok
-    print(f"\n{wrong} wrong" if wrong else "\nall right")
+    print(f"\n{wrong} wrong" if wrong else "\nall correct")
     return min(wrong, 1)
 
 

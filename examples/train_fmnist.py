@@ -23,11 +23,12 @@ from pathlib import Path
 import numpy as np
 
 import minicnn
-from minicnn import Checkpoint, losses, metrics, ops, plots
+from minicnn import Checkpoint, losses, metrics, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import load_fashion_mnist, repeated, split
 from minicnn.errors import CheckpointError
-from minicnn.files import lock, atomic_write, temporaries
+from minicnn.files import atomic_write, lock, temporaries
+from minicnn.layers.activations import softmax
 from minicnn.recipes import RECIPES
 
 
@@ -127,7 +128,7 @@ def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
 
 
 def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[dict, minicnn.Sequential, dict]:
-    """Train as the recipe says; returns the first figures for metrics.json, the model and its history."""
+    """Train as the recipe says; returns the first metrics for metrics.json, the model and its history."""
     recipe = RECIPES[options.recipe]
     train, validation = (data.train_images, data.train_labels), None
     share = recipe.validation if options.validation is None else options.validation
@@ -163,11 +164,11 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
 
 
 def score(model, data, results: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Score the test images, once, and write the figures down; returns their probabilities and the confusion matrix."""
+    """Score the test images, once, and write the metrics down; returns their probabilities and the confusion matrix."""
     logits = model.outputs(data.test_images)
     # plain cross-entropy, without the label smoothing that the losses of training and validation may have
     results["test_loss"], _ = losses.CrossEntropy()(logits, data.test_labels)
-    probabilities, labels = ops.softmax(logits), data.test_labels
+    probabilities, labels = softmax(logits), data.test_labels
     predicted = logits.argmax(axis=1)
     results["test_accuracy"] = metrics.accuracy(labels, predicted)
     flipped = model.outputs(data.test_images, tta="flip").argmax(axis=1)

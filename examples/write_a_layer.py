@@ -31,11 +31,11 @@ class Swish(Layer):
     def forward(self, x, training=False):
         s = 1 / (1 + np.exp(-self.t.value * x))
         if training:
-            self.save(x, s)  # what backward will need
+            self.save_for_backward(x, s)
         return x * s
 
     def backward(self, dy):
-        x, s = self.restore()
+        x, s = self.saved
         slope = s * (1 - s)
         self.t.grad[...] = (dy * x * slope * x).sum(axis=(0, 1, 2))
         return dy * (s + x * slope * self.t.value)
@@ -46,7 +46,7 @@ class WrongSwish(Swish):
 
     def backward(self, dy):
         super().backward(dy)
-        _, s = self.restore()
+        _, s = self.saved
         return dy * s
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 3))
     for layer in (Swish(), WrongSwish()):
         report = gradcheck(layer, x)
-        print(f"{type(layer).__name__}: the gradient is {'right' if report.ok else 'WRONG'}\n{report}\n")
+        print(f"{type(layer).__name__}: the gradient is {'correct' if report.ok else 'WRONG'}\n{report}\n")
 
     data = load_fashion_mnist("sample", verbose=False)
     model = Sequential(

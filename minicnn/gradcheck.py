@@ -7,9 +7,10 @@ passes for each number, so it is useless for training, and ideal for finding mis
 
     print(minicnn.gradcheck(Conv2D(4, 3), np.random.default_rng(0).standard_normal((2, 5, 5, 3))))
 
-Where input times output is small, every entry of the Jacobian is checked. Otherwise random directions are: the derivative
-along a direction v must be the gradient's dot product with v, which one wrong entry spoils as surely as all of them.
-Where it is spoilt, the direction is halved until one entry is left.
+The outputs are weighed with random numbers dy, so that no mistake stays hidden that dy = 1 everywhere would hide. Where
+input times output is small, every entry is checked. Otherwise random directions are: the derivative along a direction v
+must be the gradient's dot product with v, which one wrong entry spoils as surely as all of them. Where it is spoilt, the
+direction is halved until one entry is left.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def gradcheck(
     for x's shape. What is checked is a copy, run by the backend in use (the layers themselves, or the engine's steps), and
     each evaluation begins from the same state: the layer stays as it is, and dropout's masks are the same every time.
 
-    Raises ValueError or ShapeError, by the layer's name, where a layer breaks what every layer promises: shapes and dtype,
-    an input left as it was, gradients written into the arrays that the optimizer reads, and written anew by each backward.
+    Raises ValueError, ShapeError or TypeError, by the layer's name, where a layer breaks what every layer promises: shapes
+    and dtype, an input left as it was, arguments kept as attributes, gradients written into the arrays that the optimizer
+    reads, and written anew by each backward.
     """
     rng = np.random.default_rng(seed)
     x = np.array(x, np.float64)
@@ -97,14 +99,22 @@ def gradcheck(
     probe = _Probe(network, x)
     _check_promises(probe, x, rng)
     y = probe.forward()
-    arrays = {f"{one.title}/{p.name}": p for one in network.all_layers() for p in _learnt(one)}
-    targets = [("input", x), *((name, p.value) for name, p in arrays.items())]
-    if max(a.size for _, a in targets) * y.size <= SMALL:
-        jacobians = _jacobians(probe.backward, y)
-        least = 1e-3 * max(map(_largest, jacobians))  # where nothing should flow, rounding errors do
-        checks = [_check_all(n, a, j, least, probe.forward, y) for (n, a), j in zip(targets, jacobians, strict=True)]
-    else:
-        checks = _check_directions(targets, probe.forward, probe.backward, y, tolerance, directions, rng)
+    dy = rng.standard_normal(y.shape)
+    learnt = {f"{one.title}/{p.name}": p.value for one in network.all_layers() for p in _learnt(one)}
+    targets, gradients = {"input": x} | learnt, probe.backward(dy)
+    sizes = [np.linalg.norm(g[np.isfinite(g)]) / np.sqrt(g.size) for g in gradients]
+    checks = []
+    for (name, array), gradient, size in zip(targets.items(), gradients, sizes, strict=True):
+
+        def compare(v: np.ndarray, array=array, gradient=gradient) -> tuple[float, float, bool]:
+            """dLoss along v as backward claims it and as differences give it, and whether a kink spoils that."""
+            slope, kink = _slopes(array, v.reshape(array.shape), probe.forward, y)
+            moved = v != 0  # elsewhere NaN would be NaN still
+            return float(gradient.ravel()[moved] @ v[moved]), float((slope * dy).sum()), kink
+
+        scale = max(size, 1e-3 * max(sizes), 1e-8)  # where nothing should flow, rounding errors do
+        every = array.size * y.size <= SMALL
+        checks.append(_check(name, array.shape, compare, scale, every, directions, tolerance, rng))
     return Report(checks, tolerance)
 
 
@@ -121,10 +131,9 @@ def _prepare(layer, x, rng) -> Network:
     for inner in (inner for one in layers for inner in one.layers()):
         for w in inner.weights():
             w.value = None
-    names = [one.name for one in layers]
     network = Network(layers, x.shape[1:], dtype="float64")
-    for one, name in zip(layers, names, strict=True):
-        one.name = name
+    if len(layers) == 1:
+        layers[0].name = ""  # the report then calls it by its class
     if built:
         network.set_weights(values)
     else:
@@ -162,36 +171,50 @@ class _Probe:
 
 def _check_promises(probe: _Probe, x: np.ndarray, rng: np.random.Generator) -> None:
     """What differences cannot see: a layer that trains wrongly although its calculus is right."""
-    layers, before = probe.network.all_layers(), x.copy()
+    layers = probe.network.all_layers()
+    learnt = [(layer, p, p.grad) for layer in layers for p in _learnt(layer)]
     for layer in layers:
         layer.config()
-    y = probe.forward()
-    dy = rng.standard_normal(y.shape)
-    views = {id(p): p.grad for layer in layers for p in _learnt(layer)}
-    first = probe.backward(dy)
-    for layer in layers:
-        for p in _learnt(layer):
-            if p.grad is not views[id(p)]:
-                raise ValueError(
-                    f"{layer.title}: backward replaced the array {p.name}.grad, which the optimizer does not see;"
-                    f" write self.{p.name}.grad[...] = ..."
-                )
-    names = ["dx", *(f"{layer.title}'s {p.name}.grad" for layer in layers for p in _learnt(layer))]
-    for name, a, b in zip(names, first, probe.backward(dy), strict=True):
+        _watch(layer)
+    dy = rng.standard_normal(probe.forward().shape)
+    first, second = probe.backward(dy), probe.backward(dy)
+    for layer, p, grad in learnt:
+        if p.grad is not grad:
+            raise ValueError(
+                f"{layer.title}: backward replaced the array {p.name}.grad, which the optimizer does not see;"
+                f" write self.{p.name}.grad[...] = ..."
+            )
+    names = [f"{probe.network.layers[0].title}: dx", *(f"{layer.title}: {p.name}.grad" for layer, p, _ in learnt)]
+    for name, a, b in zip(names, first, second, strict=True):
         if not np.array_equal(a, b, equal_nan=True):
             raise ValueError(f"{name} differs between two equal backward passes; write = and not +=, and keep no state")
-    if not np.array_equal(x, before, equal_nan=True):
-        raise ValueError("the input was changed in place by forward or backward; compute on a copy")
+    for layer in layers:
+        del layer.forward, layer.backward
 
 
-def _jacobians(backward, y):
-    """For each array all derivatives of all outputs: (outputs, *shape), one backward pass for each output."""
-    rows = []
-    for k in range(y.size):
-        dy = np.zeros(y.size)
-        dy[k] = 1
-        rows.append(backward(dy.reshape(y.shape)))
-    return [np.stack(column) for column in zip(*rows, strict=True)]
+def _watch(layer: Layer) -> None:
+    """Let the layer's forward and backward raise ValueError where they change x or dy."""
+    forward, backward, given = layer.forward, layer.backward, {}
+
+    def unchanged(method: str) -> None:
+        for what, (array, copied) in given.items():
+            if not np.array_equal(array, copied, equal_nan=True):
+                raise ValueError(f"{layer.title}: {method} changed its {what} in place; compute on a copy")
+
+    def watched_forward(x: np.ndarray, training: bool = False) -> np.ndarray:
+        given["input"] = x, x.copy()
+        y = forward(x, training)
+        unchanged("forward")
+        return y
+
+    def watched_backward(dy: np.ndarray) -> np.ndarray:
+        given["dy"] = dy, dy.copy()
+        dx = backward(dy)
+        unchanged("backward")
+        del given["dy"]
+        return dx
+
+    layer.forward, layer.backward = watched_forward, watched_backward
 
 
 def _slopes(array, direction, forward, y):
@@ -228,71 +251,33 @@ def _gap(claimed, slope):
     return np.nan_to_num(np.abs(np.subtract(claimed, slope)), nan=np.inf, posinf=np.inf)
 
 
-def _largest(array):
-    return np.abs(array[np.isfinite(array)]).max(initial=0)
+def _check(name, shape, compare, scale, every, directions, tolerance, rng) -> Check:
+    """Every entry of an array, or random directions until so many have crossed no kink."""
+    size = int(np.prod(shape))
+    units = (np.eye(1, size, k)[0] for k in range(size))
+    random = (rng.standard_normal(size) / np.sqrt(size) for _ in range(10 * directions))
+    error, worst, wrong, tried, kinks = 0.0, (0.0, 0.0), None, 0, 0
+    for v in units if every else random:
+        claimed, slope, kink = compare(v)
+        relative = float(_gap(claimed, slope) / max(scale, abs(slope)))
+        tried, kinks = tried + 1, kinks + kink
+        if not kink and relative > error:
+            error, worst, wrong = relative, (claimed, slope), v
+        if not every and tried - kinks == directions:
+            break
+    found = wrong is not None and (every or error > tolerance)
+    return Check(name, error, _find(wrong, shape, compare) if found else None, worst, tried, kinks)
 
 
-def _check_all(name, array, jacobian, least, forward, y):
-    """Every entry of the array against every output."""
-    scale = max(_largest(jacobian), least, 1e-8)
-    error, index, worst, kinks = 0.0, None, (0.0, 0.0), 0
-    for place in np.ndindex(array.shape):
-        direction = np.zeros(array.shape)
-        direction[place] = 1
-        slope, kink = _slopes(array, direction, forward, y)
-        kinks += kink
-        claimed = jacobian[(slice(None), *place)]
-        difference = _gap(claimed, slope.ravel())
-        k = difference.argmax()
-        if not kink and difference[k] / scale > error:
-            error, index, worst = (
-                float(difference[k] / scale),
-                place,
-                (float(claimed[k]), float(slope.ravel()[k])),
-            )
-    return Check(name, error, index, worst, array.size, kinks)
-
-
-def _check_directions(targets, forward, backward, y, tolerance, directions, rng):
-    """Random directions of each array that cross no kink, for a random weighing of the outputs."""
-    dy = rng.standard_normal(y.shape)
-    gradients = backward(dy)
-    sizes = [np.linalg.norm(g[np.isfinite(g)]) / np.sqrt(g.size) for g in gradients]
-    least = 1e-3 * max(sizes)
-    checks = []
-    for (name, array), gradient, size in zip(targets, gradients, sizes, strict=True):
-
-        def compare(v, array=array, gradient=gradient):
-            slope, kink = _slopes(array, v, forward, y)
-            moved = v != 0  # elsewhere NaN would be NaN still
-            return float(gradient[moved] @ v[moved]), float((slope * dy).sum()), kink
-
-        error, index, worst, kinks = 0.0, None, (0.0, 0.0), 0
-        for tried in range(1, 10 * directions + 1):
-            v = rng.standard_normal(array.shape) / np.sqrt(array.size)
-            claimed, slope, kink = compare(v)
-            relative = float(_gap(claimed, slope) / max(size, abs(slope), least, 1e-8))
-            kinks += kink
-            if not kink and relative > error:
-                error, worst, wrong = relative, (claimed, slope), v
-            if tried - kinks == directions:
-                break
-        if error > tolerance:
-            index = _find(wrong, compare)
-        checks.append(Check(name, error, index, worst, tried, kinks))
-    return checks
-
-
-def _find(v, compare):
+def _find(v, shape, compare) -> tuple[int, ...]:
     """Halve the direction, keeping the half that disagrees more, until it is one entry."""
-    entries = np.arange(v.size)
+    entries = np.flatnonzero(v)
     while len(entries) > 1:
         halves = np.array_split(entries, 2)
         gaps = []
         for half in halves:
-            part = np.zeros(v.size)
-            part[half] = v.ravel()[half]
-            claimed, slope, _ = compare(part.reshape(v.shape))
-            gaps.append(_gap(claimed, slope))
+            part = np.zeros_like(v)
+            part[half] = v[half]
+            gaps.append(_gap(*compare(part)[:2]))
         entries = halves[0] if gaps[0] >= gaps[1] else halves[1]
-    return tuple(int(i) for i in np.unravel_index(entries[0], v.shape))
+    return tuple(int(i) for i in np.unravel_index(entries[0], shape))

@@ -49,6 +49,15 @@ def check_targets(y: np.ndarray, count: int, output_shape: tuple[int, ...], clas
     return y.astype(np.int64, copy=False)
 
 
+def check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str, n: int | None = None) -> None:
+    """ShapeError where it is not an array (n, *shape) of this dtype; any n will do where none is given."""
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape) + 1
+    if not fits or array.shape[1:] != shape or n not in (None, len(array)):
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        expected = ", ".join(map(str, ("n" if n is None else n, *shape)))
+        raise ShapeError(f"{name}: got {got}, expected {dtype} of shape ({expected})")
+
+
 class Scale:
     """How images become the first layer's floats.
 

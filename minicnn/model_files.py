@@ -106,7 +106,7 @@ def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray |
         if not good or len(config[name]) != channels:
             raise ValueError(f"{name}: got {config[name]!r}, expected {channels} finite numbers")
     if min(config["std"]) <= 0:
-        raise ValueError(f"std: got {config['deviation']!r}, expected numbers above 0")
+        raise ValueError(f"std: got {config['std']!r}, expected numbers above 0")
     return np.array(config["mean"], float), np.array(config["std"], float)
 
 

@@ -78,7 +78,7 @@ class Network:
     def _renew(self) -> None:
         """What belongs to this process and cannot be copied: locks, and the engine's steps with their memory."""
         self.lock, self.fitting = threading.RLock(), threading.Lock()
-        self._backend, self._trained = None, False
+        self._backend, self._trained = None, None
         _networks.add(self)
 
     def all_layers(self) -> list[Layer]:
@@ -103,21 +103,18 @@ class Network:
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
         steps = self.steps
-        if not isinstance(x, np.ndarray) or x.shape[1:] != self.input_shape or x.dtype != self.dtype:
-            got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else type(x).__name__
-            expected = ", ".join(("n", *map(str, self.input_shape)))
-            raise ShapeError(f"forward: got {got}, expected {self.dtype} of shape ({expected})")
-        self._trained = False  # an error on the way leaves nothing to go back through
+        inputs.check_array("forward", x, self.input_shape, self.dtype)
+        self._trained = None  # an error on the way leaves nothing to go back through
         y = sequence.forward(steps, x, training)
-        self._trained = len(x) if training else False
+        self._trained = len(x) if training else None
         return y
 
     def backward(self, dy: np.ndarray) -> None:
         """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`."""
-        if not self._trained:
+        if self._trained is None:
             raise RuntimeError("backward: needs a forward with training=True just before it")
+        inputs.check_array("backward", dy, self.output_shape, self.dtype, self._trained)
         first, *others = self.steps[self._first :]  # nothing before the first weights needs a gradient
-        dy = sequence.check(self, "the loss", dy, (int(self._trained), *self.output_shape), np.dtype(self.dtype))
         first.backward(sequence.backward(others, dy))
 
     def batch(self, images: np.ndarray, index: np.ndarray, matrix=None, holes=None) -> np.ndarray:

@@ -3,7 +3,7 @@
     report = model.profile(images, labels)      # prints a table; report.chart("profile.png") draws it
 
 Every one's forward and backward are timed over several training steps, and the median is taken. With the multiply-adds that
-a layer asks for, its time becomes a rate, and beside the rate that this machine's cores reach at most (`engine.peak`) a
+a layer asks for, its time becomes a rate, and beside the rate that this machine's cores reach at most (`engine/peak.py`) a
 share: how much of what could be had is had. A convolution by Winograd's algorithm computes its result with fewer
 multiplications than it is counted for, and may so pass 100%.
 """
@@ -100,7 +100,7 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
         medians = np.median(times, axis=0)
         learning = self.steps[sequence.first_that_learns(self.steps) :]
         rows = [_row(step, *pair, len(x), step in learning) for step, pair in zip(self.steps, medians, strict=True)]
-    report = Profile(rows, len(x), engine.peak(np.dtype(self.dtype)))
+    report = Profile(rows, len(x), engine.measured_peak(np.dtype(self.dtype)))
     print(report)
     return report
 
@@ -111,12 +111,13 @@ def _time_step(network: Network, x: np.ndarray, y: np.ndarray, loss) -> list[lis
     h = network.batch(x, np.arange(len(x)))
     for step in network.steps:
         start = time.perf_counter()
-        h = step.forward(h, training=True)
+        h = sequence.forward([step], h, training=True)
         times.append([time.perf_counter() - start, 0.0])
     _, dh = engine.fast(loss)(h, y)
-    for i in reversed(range(sequence.first_that_learns(network.steps), len(times))):
-        start = time.perf_counter()
-        dh = network.steps[i].backward(dh)
+    first = sequence.first_that_learns(network.steps)
+    for i in reversed(range(first, len(times))):
+        start, step = time.perf_counter(), network.steps[i]
+        dh = sequence.backward([step], dh) if i > first else step.backward(dh)
         times[i][1] = time.perf_counter() - start
     return times
 

@@ -1,9 +1,9 @@
-"""Every operation of minicnn/ops once more, as the plainest loops there are: the oracle of the tests.
+"""The oracle of the tests: what layers, the loss, optimizers and batches compute, as the plainest loops there are.
 
-Each function says what its operation means, number by number, in Python floats (double precision), with the names and
-parameters of minicnn/ops/reference.py. Nothing here is fast, shared or clever, so that whoever reads it can see that it
-is right: a convolution is its sum, a backward pass hands every product's gradient to its two factors, and a derivative
-that can be had without a formula is had without one. `out` is ignored; what an operation writes, it writes in place.
+Each function is a sum written out number by number, in double precision. Nothing here is fast, shared or clever, so that
+whoever reads it can see that it is right: a backward pass hands every product's gradient to its two factors, and a
+derivative that can be had without a formula is had without one. Names are those of minicnn/layers; a backward pass takes
+dy and then what its forward pass took, and gives dx and the gradients of the weights.
 """
 
 from __future__ import annotations
@@ -17,230 +17,206 @@ import numpy as np
 # Windows
 
 
-def output_size(x_shape, size, stride, padding, dilation=(1, 1)):
+def output_size(x_shape, window):
     """How many windows fit, down and across."""
     counts = []
     for axis in (0, 1):
-        length = padding[axis][0] + x_shape[1 + axis] + padding[axis][1]
+        length = window.padding[axis][0] + x_shape[1 + axis] + window.padding[axis][1]
         first, count = 0, 0
-        while first + dilation[axis] * (size[axis] - 1) < length:
+        while first + window.dilation[axis] * (window.size[axis] - 1) < length:
             count += 1
-            first += stride[axis]
+            first += window.stride[axis]
         counts.append(count)
     return tuple(counts)
 
 
-def pixels(i, j, x_shape, size, stride, padding, dilation=(1, 1)):
+def pixels(i, j, x_shape, window):
     """(p, q, row, column) of every place (p, q) of window (i, j) that lies in the image, row by row."""
-    for p in range(size[0]):
-        for q in range(size[1]):
-            row = i * stride[0] + p * dilation[0] - padding[0][0]
-            column = j * stride[1] + q * dilation[1] - padding[1][0]
+    for p in range(window.size[0]):
+        for q in range(window.size[1]):
+            row = i * window.stride[0] + p * window.dilation[0] - window.padding[0][0]
+            column = j * window.stride[1] + q * window.dilation[1] - window.padding[1][0]
             if 0 <= row < x_shape[1] and 0 <= column < x_shape[2]:
                 yield p, q, row, column
 
 
-def gate(dy, y, relu):
-    """dy as it arrives behind the relu: nothing comes through where the result is not above 0."""
-    passed = np.zeros(dy.shape)
-    for at in np.ndindex(dy.shape):
-        if not relu or y[at] > 0:
-            passed[at] = dy[at]
-    return passed
-
-
 # ---------------------------------------------------------------------------------------------------------------
-# Convolution and dense
+# Convolution and dense; b may be None
 
 
-def conv2d(x, w, b, stride, padding, dilation, groups, relu=False, out=None):
-    kh, kw, c, f = w.shape
-    y = np.zeros((len(x), *output_size(x.shape, (kh, kw), stride, padding, dilation), f))
+def conv2d(x, w, b, window, groups):
+    c, f = w.shape[2:]
+    y = np.zeros((len(x), *output_size(x.shape, window), f))
     for n, i, j, k in np.ndindex(y.shape):
         group = k // (f // groups)
-        total = 0.0 if b is None else float(b[k])
-        for p, q, row, column in pixels(i, j, x.shape, (kh, kw), stride, padding, dilation):
+        y[n, i, j, k] = 0 if b is None else b[k]
+        for p, q, row, column in pixels(i, j, x.shape, window):
             for channel in range(c):
-                total += float(x[n, row, column, group * c + channel]) * float(w[p, q, channel, k])
-        y[n, i, j, k] = max(total, 0.0) if relu else total
+                y[n, i, j, k] += x[n, row, column, group * c + channel] * w[p, q, channel, k]
     return y
 
 
-def conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, groups, relu=False, need_dx=True, out=None):
-    kh, kw, c, f = w.shape
-    dy, dx = gate(dy, y, relu), np.zeros(x.shape)
-    dw[...] = 0
-    if db is not None:
-        db[...] = 0
+def conv2d_backward(dy, x, w, b, window, groups):
+    c, f = w.shape[2:]
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(f)
     for n, i, j, k in np.ndindex(dy.shape):
         group = k // (f // groups)
-        if db is not None:
-            db[k] += dy[n, i, j, k]
-        for p, q, row, column in pixels(i, j, x.shape, (kh, kw), stride, padding, dilation):
+        db[k] += dy[n, i, j, k]
+        for p, q, row, column in pixels(i, j, x.shape, window):
             for channel in range(c):
                 dw[p, q, channel, k] += dy[n, i, j, k] * x[n, row, column, group * c + channel]
                 dx[n, row, column, group * c + channel] += dy[n, i, j, k] * w[p, q, channel, k]
-    return dx if need_dx else None
+    return dx, dw, db
 
 
-def depthwise_conv2d(x, w, b, stride, padding, dilation, relu=False, out=None):
-    kh, kw, c = w.shape
-    y = np.zeros((len(x), *output_size(x.shape, (kh, kw), stride, padding, dilation), c))
+def depthwise_conv2d(x, w, b, window):
+    y = np.zeros((len(x), *output_size(x.shape, window), x.shape[3]))
     for n, i, j, k in np.ndindex(y.shape):
-        total = 0.0 if b is None else float(b[k])
-        for p, q, row, column in pixels(i, j, x.shape, (kh, kw), stride, padding, dilation):
-            total += float(x[n, row, column, k]) * float(w[p, q, k])
-        y[n, i, j, k] = max(total, 0.0) if relu else total
+        y[n, i, j, k] = 0 if b is None else b[k]
+        for p, q, row, column in pixels(i, j, x.shape, window):
+            y[n, i, j, k] += x[n, row, column, k] * w[p, q, k, 0]
     return y
 
 
-def depthwise_conv2d_backward(dy, x, w, y, dw, db, stride, padding, dilation, relu=False, need_dx=True, out=None):
-    kh, kw, _ = w.shape
-    dy, dx = gate(dy, y, relu), np.zeros(x.shape)
-    dw[...] = 0
-    if db is not None:
-        db[...] = 0
+def depthwise_conv2d_backward(dy, x, w, b, window):
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(x.shape[3])
     for n, i, j, k in np.ndindex(dy.shape):
-        if db is not None:
-            db[k] += dy[n, i, j, k]
-        for p, q, row, column in pixels(i, j, x.shape, (kh, kw), stride, padding, dilation):
-            dw[p, q, k] += dy[n, i, j, k] * x[n, row, column, k]
-            dx[n, row, column, k] += dy[n, i, j, k] * w[p, q, k]
-    return dx if need_dx else None
+        db[k] += dy[n, i, j, k]
+        for p, q, row, column in pixels(i, j, x.shape, window):
+            dw[p, q, k, 0] += dy[n, i, j, k] * x[n, row, column, k]
+            dx[n, row, column, k] += dy[n, i, j, k] * w[p, q, k, 0]
+    return dx, dw, db
 
 
-def dense(x, w, b, relu=False, out=None):
+def dense(x, w, b):
     y = np.zeros((len(x), w.shape[1]))
     for n, k in np.ndindex(y.shape):
-        total = 0.0 if b is None else float(b[k])
+        y[n, k] = 0 if b is None else b[k]
         for c in range(x.shape[1]):
-            total += float(x[n, c]) * float(w[c, k])
-        y[n, k] = max(total, 0.0) if relu else total
+            y[n, k] += x[n, c] * w[c, k]
     return y
 
 
-def dense_backward(dy, x, w, y, dw, db, relu=False, need_dx=True, out=None):
-    dy, dx = gate(dy, y, relu), np.zeros(x.shape)
-    dw[...] = 0
-    if db is not None:
-        db[...] = 0
+def dense_backward(dy, x, w, b):
+    dx, dw, db = np.zeros(x.shape), np.zeros(w.shape), np.zeros(w.shape[1])
     for n, k in np.ndindex(dy.shape):
-        if db is not None:
-            db[k] += dy[n, k]
+        db[k] += dy[n, k]
         for c in range(x.shape[1]):
             dw[c, k] += dy[n, k] * x[n, c]
             dx[n, c] += dy[n, k] * w[c, k]
-    return dx if need_dx else None
+    return dx, dw, db
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Pooling
 
 
-def max_pool2d(x, size, stride, padding, out=None):
-    shape = (len(x), *output_size(x.shape, size, stride, padding), x.shape[3])
-    y, where = np.zeros(shape), np.zeros(shape, np.uint8 if size[0] * size[1] <= 256 else np.int32)
-    for n, i, j, k in np.ndindex(shape):
-        seen = [
-            (float(x[n, row, column, k]), p * size[1] + q)
-            for p, q, row, column in pixels(i, j, x.shape, size, stride, padding)
-        ]
-        y[n, i, j, k], where[n, i, j, k] = first_largest(seen)
-    return y, where
-
-
 def first_largest(seen):
-    """The (number, place) with the largest number, NaN above all; the first of equals; of none, (-inf, 0)."""
-    best = None
+    """The (number, place) with the largest number, NaN above all; the first of equals."""
+    best = seen[0]
     for number, place in seen:
-        if best is None or number > best[0] or (math.isnan(number) and not math.isnan(best[0])):
+        if number > best[0] or (math.isnan(number) and not math.isnan(best[0])):
             best = number, place
-    return best or (-math.inf, 0)
+    return best
 
 
-def max_pool2d_backward(dy, where, x_shape, size, stride, padding, out=None):
-    dx = np.zeros(x_shape)
-    for n, i, j, k in np.ndindex(dy.shape):
-        for p, q, row, column in pixels(i, j, x_shape, size, stride, padding):
-            if where[n, i, j, k] == p * size[1] + q:
-                dx[n, row, column, k] += dy[n, i, j, k]
-    return dx
+def winner(x, n, i, j, k, window):
+    """(number, (row, column)) of the pixel that wins window (i, j) of an image's channel k."""
+    return first_largest([(x[n, row, column, k], (row, column)) for _, _, row, column in pixels(i, j, x.shape, window)])
 
 
-def average_pool2d(x, size, stride, padding, out=None):
-    y = np.zeros((len(x), *output_size(x.shape, size, stride, padding), x.shape[3]))
+def max_pool2d(x, window):
+    y = np.zeros((len(x), *output_size(x.shape, window), x.shape[3]))
     for n, i, j, k in np.ndindex(y.shape):
-        places = pixels(i, j, x.shape, size, stride, padding)
-        seen = [float(x[n, row, column, k]) for _, _, row, column in places]
-        y[n, i, j, k] = sum(seen) / len(seen) if seen else math.nan
+        y[n, i, j, k], _ = winner(x, n, i, j, k, window)
     return y
 
 
-def average_pool2d_backward(dy, x_shape, size, stride, padding, out=None):
-    dx = np.zeros(x_shape)
+def max_pool2d_backward(dy, x, window):
+    dx = np.zeros(x.shape)
     for n, i, j, k in np.ndindex(dy.shape):
-        places = list(pixels(i, j, x_shape, size, stride, padding))
+        _, (row, column) = winner(x, n, i, j, k, window)
+        dx[n, row, column, k] += dy[n, i, j, k]
+    return (dx,)
+
+
+def average_pool2d(x, window):
+    y = np.zeros((len(x), *output_size(x.shape, window), x.shape[3]))
+    for n, i, j, k in np.ndindex(y.shape):
+        seen = [x[n, row, column, k] for _, _, row, column in pixels(i, j, x.shape, window)]
+        y[n, i, j, k] = sum(seen) / len(seen)
+    return y
+
+
+def average_pool2d_backward(dy, x, window):
+    dx = np.zeros(x.shape)
+    for n, i, j, k in np.ndindex(dy.shape):
+        places = list(pixels(i, j, x.shape, window))
         for _, _, row, column in places:
             dx[n, row, column, k] += dy[n, i, j, k] / len(places)
-    return dx
+    return (dx,)
 
 
-def global_average_pool2d(x, out=None):
+def global_average_pool2d(x):
     n, h, w, c = x.shape
-    return average_pool2d(x, (h, w), (1, 1), ((0, 0), (0, 0))).reshape(n, c)
+    y = np.zeros((n, c))
+    for image, i, j, k in np.ndindex(x.shape):
+        y[image, k] += x[image, i, j, k] / (h * w)
+    return y
 
 
-def global_average_pool2d_backward(dy, x_shape, out=None):
-    dx = np.zeros(x_shape)
-    for n, i, j, k in np.ndindex(x_shape):
-        dx[n, i, j, k] = dy[n, k] / (x_shape[1] * x_shape[2])
-    return dx
+def global_average_pool2d_backward(dy, x):
+    dx = np.zeros(x.shape)
+    for n, i, j, k in np.ndindex(x.shape):
+        dx[n, i, j, k] = dy[n, k] / (x.shape[1] * x.shape[2])
+    return (dx,)
 
 
-def global_max_pool2d(x, out=None):
-    n, h, w, c = x.shape
-    y, where = np.zeros((n, c)), np.zeros((n, c), np.uint8 if h * w <= 256 else np.int32)
-    for image, k in np.ndindex(n, c):
-        seen = [(float(x[image, i, j, k]), i * w + j) for i, j in np.ndindex(h, w)]
-        y[image, k], where[image, k] = first_largest(seen)
-    return y, where
+def global_max_pool2d(x):
+    y = np.zeros((x.shape[0], x.shape[3]))
+    for n, k in np.ndindex(y.shape):
+        y[n, k], _ = first_largest([(x[n, i, j, k], (i, j)) for i, j in np.ndindex(x.shape[1:3])])
+    return y
 
 
-def global_max_pool2d_backward(dy, where, x_shape, out=None):
-    dx = np.zeros(x_shape)
+def global_max_pool2d_backward(dy, x):
+    dx = np.zeros(x.shape)
     for n, k in np.ndindex(dy.shape):
-        i, j = divmod(int(where[n, k]), x_shape[2])
-        dx[n, i, j, k] = dy[n, k]
-    return dx
+        _, (row, column) = first_largest([(x[n, i, j, k], (i, j)) for i, j in np.ndindex(x.shape[1:3])])
+        dx[n, row, column, k] = dy[n, k]
+    return (dx,)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Batch normalisation
 
 
-def batch_norm(x, gamma, beta, epsilon, relu=False, out=None):
-    c = x.shape[-1]
-    y, mean, var = np.zeros(x.shape), np.zeros(c), np.zeros(c)
-    for k in range(c):
+def moments(x):
+    """Mean and biased variance of every channel."""
+    mean, variance = [], []
+    for k in range(x.shape[-1]):
         numbers = [float(v) for v in x[..., k].ravel()]
-        mean[k] = sum(numbers) / len(numbers)
-        var[k] = sum((v - mean[k]) ** 2 for v in numbers) / len(numbers)
+        mean.append(sum(numbers) / len(numbers))
+        variance.append(sum((v - mean[k]) ** 2 for v in numbers) / len(numbers))
+    return np.array(mean), np.array(variance)
+
+
+def batch_norm(x, gamma, beta, mean, variance, epsilon):
+    y = np.zeros(x.shape)
     for at in np.ndindex(x.shape):
         k = at[-1]
-        total = gamma[k] * (x[at] - mean[k]) / math.sqrt(var[k] + epsilon) + beta[k]
-        y[at] = max(total, 0.0) if relu else total
-    return y, mean, var
+        y[at] = gamma[k] * (x[at] - mean[k]) / math.sqrt(variance[k] + epsilon) + beta[k]
+    return y
 
 
-def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu=False, out=None):
+def batch_norm_backward(dy, x, gamma, beta, mean, variance, epsilon):
     """dx sums dy[b] * (how y[b] moves with x[a]), over every pair (a, b) of a channel's m numbers: with s the standard
     deviation, xhat[b] moves by ([a is b] - 1/m) / s through x[b] and the mean, and by -xhat[a] * xhat[b] / (m * s)
     through s."""
-    dy, dx = gate(dy, y, relu), np.zeros(x.shape)
-    dgamma[...], dbeta[...] = 0, 0
+    dx, dgamma, dbeta = np.zeros(x.shape), np.zeros(len(gamma)), np.zeros(len(gamma))
     places = list(np.ndindex(x.shape[:-1]))
-    for k in range(x.shape[-1]):
-        s = math.sqrt(var[k] + epsilon)
+    for k in range(len(gamma)):
+        s = math.sqrt(variance[k] + epsilon)
         xhat = {at: (x[(*at, k)] - mean[k]) / s for at in places}
         for b in places:
             dgamma[k] += dy[(*b, k)] * xhat[b]
@@ -248,95 +224,54 @@ def batch_norm_backward(dy, x, y, mean, var, gamma, epsilon, dgamma, dbeta, relu
             for a in places:
                 moves = ((a == b) - 1 / len(places)) / s - xhat[a] * xhat[b] / (len(places) * s)
                 dx[(*a, k)] += dy[(*b, k)] * gamma[k] * moves
-    return dx
-
-
-def scale_shift(x, scale, shift, relu=False, out=None):
-    y = np.zeros(x.shape)
-    for at in np.ndindex(x.shape):
-        total = float(scale[at[-1]]) * float(x[at]) + float(shift[at[-1]])
-        y[at] = max(total, 0.0) if relu else total
-    return y
+    return dx, dgamma, dbeta
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Activations. A derivative is the complex step: f(x + ih) = f(x) + ih f'(x), without rounding for a tiny h
-# (Squire and Trapp, 1998).
+# Activations: functions of one number, which may be complex. Their derivative is the complex step,
+# f(x + ih) = f(x) + ih f'(x), without rounding for a tiny h (Squire and Trapp, 1998).
 
 
-def each(function, *arrays):
-    """The function of each number of an array, or of the numbers in the same place of several."""
-    y = np.zeros(arrays[0].shape)
-    for at in np.ndindex(y.shape):
-        y[at] = function(*(float(array[at]) for array in arrays))
-    return y
+def relu(v):
+    return 0j if v.real <= 0 else v
 
 
-def derivative(function, v):
-    return function(complex(v, 1e-30)).imag / 1e-30
+def leaky_relu(v, negative_slope=0.01):
+    return v if v.real > 0 else negative_slope * v
 
 
-def relu(x, out=None):
-    return each(lambda v: 0.0 if v < 0 else v, x)
-
-
-def relu_backward(dy, y, out=None):
-    return gate(dy, y, True)
-
-
-def leaky_relu(x, slope, out=None):
-    return each(lambda v: v if v > 0 else slope * v, x)
-
-
-def leaky_relu_backward(dy, x, slope, out=None):
-    return each(lambda d, v: d if v > 0 else slope * d, dy, x)
-
-
-def one_sigmoid(v):
+def sigmoid(v):
     return 1 / (1 + cmath.exp(-v))
 
 
-def sigmoid(x, out=None):
-    return each(lambda v: one_sigmoid(v).real, x)
+def tanh(v):
+    return cmath.tanh(v)
 
 
-def sigmoid_backward(dy, y, out=None):
-    return each(lambda d, s: d * derivative(one_sigmoid, math.log(s / (1 - s))), dy, y)
-
-
-def tanh(x, out=None):
-    return each(math.tanh, x)
-
-
-def tanh_backward(dy, y, out=None):
-    return each(lambda d, t: d * derivative(cmath.tanh, math.atanh(t)), dy, y)
-
-
-def one_gelu(v):
+def gelu(v):
     return v / 2 * (1 + cmath.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
 
 
-def gelu(x, out=None):
-    return each(lambda v: one_gelu(v).real, x)
+def silu(v):
+    return v * sigmoid(v)
 
 
-def gelu_backward(dy, x, out=None):
-    return each(lambda d, v: d * derivative(one_gelu, v), dy, x)
+def each(x, function, *arguments):
+    """The function of each number."""
+    y = np.zeros(x.shape)
+    for at in np.ndindex(x.shape):
+        y[at] = function(float(x[at]), *arguments).real
+    return y
 
 
-def one_silu(v):
-    return v / (1 + cmath.exp(-v))
+def each_backward(dy, x, function, *arguments):
+    dx = np.zeros(x.shape)
+    for at in np.ndindex(x.shape):
+        dx[at] = dy[at] * function(complex(x[at], 1e-30), *arguments).imag / 1e-30
+    return (dx,)
 
 
-def silu(x, out=None):
-    return each(lambda v: one_silu(v).real, x)
-
-
-def silu_backward(dy, x, out=None):
-    return each(lambda d, v: d * derivative(one_silu, v), dy, x)
-
-
-def softmax(x, out=None):
+def softmax(x):
     y = np.zeros(x.shape)
     for row in np.ndindex(x.shape[:-1]):
         exps = [math.exp(v) for v in x[row]]
@@ -345,26 +280,29 @@ def softmax(x, out=None):
     return y
 
 
-def softmax_backward(dy, y, out=None):
+def softmax_backward(dy, x):
     """y[b] moves with x[a] by y[b] * ([a is b] - y[a])."""
-    dx = np.zeros(y.shape)
-    for row in np.ndindex(y.shape[:-1]):
-        for a, b in np.ndindex(y.shape[-1], y.shape[-1]):
+    y, dx = softmax(x), np.zeros(x.shape)
+    for row in np.ndindex(x.shape[:-1]):
+        for a, b in np.ndindex(x.shape[-1], x.shape[-1]):
             dx[(*row, a)] += dy[(*row, b)] * y[(*row, b)] * ((a == b) - y[(*row, a)])
-    return dx
+    return (dx,)
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Noise, sums and batches
+# Dropout and batches
 
 
-def dropout(x, rate, key, out=None):
+def dropout(x, rate, key):
     y = np.zeros(x.shape)
     for place, at in enumerate(np.ndindex(x.shape)):
-        top_bits = splitmix64(key + place) >> 40
-        if top_bits >= rate * 2**24:
+        if splitmix64(key + place) >> 40 >= rate * 2**24:
             y[at] = x[at] / (1 - rate)
     return y
+
+
+def dropout_backward(dy, x, rate, key):
+    return (dropout(dy, rate, key),)
 
 
 def splitmix64(count):
@@ -375,13 +313,8 @@ def splitmix64(count):
     return z ^ (z >> 31)
 
 
-def add(a, b, relu=False, out=None):
-    return each(lambda v, u: max(v + u, 0.0) if relu else v + u, a, b)
-
-
-def make_batch(images, index, matrix, holes, scale, shift, dtype, out=None):
-    n, (h, w, c) = len(index), images.shape[1:]
-    batch = np.zeros((n, h, w, c))
+def make_batch(images, index, factor, shift, matrix, holes):
+    batch = np.zeros((len(index), *images.shape[1:]))
     for b, i, j, k in np.ndindex(batch.shape):
         image = images[index[b], :, :, k]
         if matrix is None:
@@ -389,7 +322,7 @@ def make_batch(images, index, matrix, holes, scale, shift, dtype, out=None):
         else:
             row, column = (float(m[0]) * i + float(m[1]) * j + float(m[2]) for m in matrix[b])
             v = between_pixels(image, row, column)
-        batch[b, i, j, k] = v * float(scale[k]) + float(shift[k])
+        batch[b, i, j, k] = v * factor[k] + shift[k]
         if holes is not None:
             top, bottom, left, right = holes[b]
             if top <= i < bottom and left <= j < right:
@@ -407,48 +340,32 @@ def between_pixels(image, row, column):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The loss, and the optimizers' steps
+# The loss, and one weight's step: each gives the new w and the new moments
 
 
-def softmax_cross_entropy(logits, targets, weights, out=None):
+def cross_entropy(logits, truth, weights):
     n, classes = logits.shape
     probabilities, dlogits, loss = softmax(logits), np.zeros(logits.shape), 0.0
-    total = sum(float(v) for v in weights)
     for i in range(n):
         for k in range(classes):
-            loss -= weights[i] / total * targets[i, k] * math.log(probabilities[i, k])
+            loss -= weights[i] * truth[i, k] * math.log(probabilities[i, k])
             for a in range(classes):  # log(probability k) moves with logit a by [a is k] - probability a
-                dlogits[i, a] -= weights[i] / total * targets[i, k] * ((a == k) - probabilities[i, a])
-    return float(loss), dlogits
+                dlogits[i, a] -= weights[i] * truth[i, k] * ((a == k) - probabilities[i, a])
+    return loss, dlogits
 
 
-def sum_of_squares(g):
-    total = 0.0
-    for v in g.ravel():
-        total += float(v) ** 2
-    return total
+def sgd(w, dw, velocity, rate, decay, momentum, nesterov):
+    velocity = momentum * velocity + dw
+    return w - rate * decay * w - rate * (dw + momentum * velocity if nesterov else velocity), velocity
 
 
-def sgd_step(w, dw, velocity, rate, momentum, nesterov, decay, clip):
-    for i in range(len(w)):
-        g = dw[i] * clip
-        velocity[i] = momentum * velocity[i] + g
-        w[i] -= rate * decay * w[i]
-        w[i] -= rate * (g + momentum * velocity[i]) if nesterov else rate * velocity[i]
+def rmsprop(w, dw, square, rate, decay, rho, epsilon):
+    square = rho * square + (1 - rho) * dw**2
+    return w - rate * decay * w - rate * dw / (math.sqrt(square) + epsilon), square
 
 
-def rmsprop_step(w, dw, square, rate, rho, epsilon, decay, clip):
-    for i in range(len(w)):
-        g = dw[i] * clip
-        square[i] = rho * square[i] + (1 - rho) * g**2
-        w[i] -= rate * decay * w[i]
-        w[i] -= rate * g / (math.sqrt(square[i]) + epsilon)
-
-
-def adam_step(w, dw, mean, square, rate, beta1, beta2, epsilon, decay, clip, step):
-    for i in range(len(w)):
-        g = dw[i] * clip
-        mean[i] = beta1 * mean[i] + (1 - beta1) * g
-        square[i] = beta2 * square[i] + (1 - beta2) * g**2
-        w[i] -= rate * decay * w[i]
-        w[i] -= rate * mean[i] / (1 - beta1**step) / (math.sqrt(square[i] / (1 - beta2**step)) + epsilon)
+def adam(w, dw, mean, square, rate, decay, beta1, beta2, epsilon, step):
+    mean = beta1 * mean + (1 - beta1) * dw
+    square = beta2 * square + (1 - beta2) * dw**2
+    root = math.sqrt(square / (1 - beta2**step)) + epsilon
+    return w - rate * decay * w - rate * mean / (1 - beta1**step) / root, mean, square

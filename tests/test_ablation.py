@@ -23,20 +23,20 @@ def test_variants_differ_from_the_recipe_in_one_thing(study):
         changed = {field.name for field in fields(base) if getattr(recipe, field.name) != getattr(base, field.name)}
         rate = {"optimizers", "schedule"} if "constant rate" in name else set()
         assert changed == rate or len(changed) == 1, name
-        assert recipe.model().output_shapes[-1] == (10,), name
+        assert recipe.model().output_shape == (10,), name
 
 
 class Run:
     """As much of a training run as a callback sees."""
 
-    def __init__(self, values, states, epochs=1, batches=2):
+    def __init__(self, values, statistics, epochs=1, batches=2):
         self.epochs, self.batches, self.step, self.model = epochs, batches, 0, self
         self.parameters = Parameters()
-        self.parameters.values, self.parameters.states = np.array(values), np.array(states)
+        self.parameters.values, self.parameters.statistics = np.array(values), np.array(statistics)
 
-    def end_step(self, callback, values, states=(0.0,)):
+    def end_step(self, callback, values, statistics=(0.0,)):
         self.step += 1
-        self.parameters.values[:], self.parameters.states[:] = values, states
+        self.parameters.values[:], self.parameters.statistics[:] = values, statistics
         callback.on_step_end(self)
         return self.parameters.values
 
@@ -46,7 +46,7 @@ def test_averaged_weights_are_the_moving_average():
     average.on_train_begin(run)
     np.testing.assert_array_equal(run.end_step(average, [1, 2], [5]), [1, 2])  # replaced only after the last step
     np.testing.assert_allclose(run.end_step(average, [5, 2], [1]), [2, 2])
-    np.testing.assert_allclose(run.parameters.states, [4])
+    np.testing.assert_allclose(run.parameters.statistics, [4])
 
 
 def test_lookahead_goes_half_of_the_way():
@@ -72,7 +72,7 @@ def test_a_triangle():
     np.testing.assert_allclose([rate(step) for step in range(8)], [1, 2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0], atol=1e-12)
 
 
-def test_squeeze_and_excite_has_the_right_gradient():
+def test_squeeze_and_excite_has_the_correct_gradient():
     x = np.random.default_rng(0).standard_normal((3, 4, 5, 6))
     report = gradcheck(ingredients.SqueezeExcite(), x)
     assert report.ok, report
@@ -93,7 +93,7 @@ def test_whitening_makes_patches_uncorrelated_and_does_not_learn():
     model = Sequential([ingredients.Whitening(), Conv2D(2, 3)], (12, 12, 1), seed=0)
     model.forward(x, training=True)
     model.backward(np.ones((200, 12, 12, 2), "float32"))
-    assert not model.layers[1].needs_dx  # nothing before it learns
+    assert not model.steps[1].needs_dx  # nothing before it learns
     kernels = model.layers[0].w.value.copy()
     patches = np.lib.stride_tricks.sliding_window_view(x[..., 0], (3, 3), axis=(1, 2)).reshape(-1, 9)
     np.testing.assert_allclose(np.cov(patches @ kernels.reshape(9, 18)[:, :9], rowvar=False), np.eye(9), atol=0.1)

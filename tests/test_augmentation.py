@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn, and what `make_batch` makes of it, against pictures moved by hand."""
+"""Augmentation: what is drawn, and what `inputs.make_batch` and its fast twin make of it, against pictures moved by hand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minicnn
-from minicnn import Augment, ops
+from minicnn import Augment, engine
 from minicnn.data import load_fashion_mnist
+from minicnn.inputs import Scale
 
 
 @pytest.fixture(autouse=True, params=["numpy", "numba"])
@@ -23,9 +24,7 @@ def backend(request):
 
 H, W, C = 9, 7, 2
 ALL = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, vertical_flip=True, crop_padding=1, erase=2)
-IMAGES = (
-    np.random.default_rng(0).integers(1, 256, (5, H, W, C)).astype(np.uint8)
-)  # no 0: that is what comes from outside
+IMAGES = np.random.default_rng(0).integers(1, 256, (5, H, W, C)).astype(np.uint8)  # no 0: that comes from outside
 
 
 def augmented(augment, n=60, seed=0, images=IMAGES, **changes):
@@ -34,9 +33,12 @@ def augmented(augment, n=60, seed=0, images=IMAGES, **changes):
     return apply(images, np.zeros(n, np.int64), matrix, holes, **changes)
 
 
-def apply(images, index, matrix, holes, scale=1.0, shift=0.0):
-    channels = images.shape[-1]
-    return ops.make_batch(images, index, matrix, holes, np.full(channels, scale), np.full(channels, shift), "float64")
+def apply(images, index, matrix, holes, factor=1.0, shift=0.0):
+    """What a network's scale makes of these images: each number times factor plus shift, for uint8 to be exact."""
+    scale = Scale()
+    scale.std = np.full(images.shape[-1], 1 / (255 * factor))
+    scale.mean = -shift * scale.std
+    return engine.fast(scale).batch(images, index, np.dtype("float64"), matrix, holes)
 
 
 def moved(image, matrix):
@@ -193,7 +195,7 @@ def test_every_mixture_is_read_between_the_original_pixels(augment, seed):
 
 def test_erasing_sets_a_square_to_the_mean_and_leaves_the_rest():
     """After standardisation the mean is 0; a square that hangs over the edge is cut off there."""
-    batch = augmented(Augment(erase=3), 300, scale=2.0, shift=-1.0)
+    batch = augmented(Augment(erase=3), 300, factor=2.0, shift=-1.0)
     expected = IMAGES[0] * 2.0 - 1
     sizes = set()
     for image in batch:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import minicnn
-from minicnn import optimizers
+from minicnn import Sequential, optimizers
 from minicnn.callbacks import ReduceLROnPlateau
 from minicnn.data import load_fashion_mnist, save_csv
+from minicnn.engine.step import Step
 from minicnn.recipes import RECIPES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -99,7 +100,7 @@ FIELDS = {
 }
 
 
-def test_training_leaves_figures_pictures_and_a_model_that_scores_the_same(tmp_path, csv_files):
+def test_training_leaves_metrics_pictures_and_a_model_that_scores_the_same(tmp_path, csv_files):
     arguments = ["--train-csv", csv_files[0], "--test-csv", csv_files[1], "--backend", "numpy", "--seed", "3"]
     out, metrics, said = train(tmp_path, *arguments)
     check_results(out, metrics, {"train": 190, "validation": 10, "test": 60})
@@ -197,22 +198,33 @@ def test_a_mistake_ends_the_process_with_a_code_and_no_traceback(tmp_path):
 def test_write_a_layer_runs(tmp_path):
     done = run(EXAMPLES / "write_a_layer.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Swish: the gradient is right" in done.stdout
+    assert "Swish: the gradient is correct" in done.stdout
     assert "WrongSwish: the gradient is WRONG" in done.stdout
     assert "accuracy on the sample's test images: " in done.stdout
 
 
 @pytest.mark.slow
-def test_check_gradients_finds_all_right(tmp_path):
+def test_check_gradients_finds_all_correct(tmp_path):
     done = run(EXAMPLES / "check_gradients.py", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "all right"
+    assert done.stdout.splitlines()[-1] == "all correct"
     assert "WRONG" not in done.stdout
 
 
 def test_check_gradients_knows_every_layer():
     cases = runpy.run_path(str(EXAMPLES / "check_gradients.py"))["cases"]()
-    assert {type(layer).__name__ for layer, _ in cases} == set(minicnn.layers.__all__) - {"Layer"}
+    alone = {type(layer).__name__ for layer, _ in cases if not isinstance(layer, list)}
+    assert alone == set(minicnn.layers.__all__) - {"Layer"}
+
+
+def test_check_gradients_knows_runs_of_layers_that_the_engine_makes_one_step_of():
+    cases = runpy.run_path(str(EXAMPLES / "check_gradients.py"))["cases"]()
+    fused = set()
+    for layers, shape in cases:
+        if isinstance(layers, list):
+            steps = Sequential(layers, shape[1:], dtype="float64").steps
+            fused |= {type(step.layer).__name__ for step in steps if isinstance(step, Step) and len(step.fused) > 1}
+    assert fused == {"Conv2D", "BatchNorm", "DepthwiseConv2D", "Dense", "Residual"}
 
 
 def test_the_seed_network_is_the_notebooks():
@@ -229,14 +241,14 @@ def test_the_seed_network_is_the_notebooks():
     assert (optimizer.learning_rate, optimizer.rho) == (1e-3, 0.9)
     [plateau] = recipe.callbacks()
     assert isinstance(plateau, ReduceLROnPlateau)
-    assert (plateau.patience, plateau.factor, plateau.min_rate) == (3, 0.5, 1e-5)
+    assert (plateau.patience, plateau.factor, plateau.min_lr) == (3, 0.5, 1e-5)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_build_what_they_announce(name):
     recipe = RECIPES[name]
     one, same, other = recipe.model(1), recipe.model(1), recipe.model(2)
-    assert one.output_shapes[-1] == (10,)
+    assert one.output_shape == (10,)
     np.testing.assert_array_equal(one.parameters.values, same.parameters.values)
     assert not np.array_equal(one.parameters.values, other.parameters.values)
     for make in recipe.optimizers.values():

@@ -6,6 +6,8 @@ where random directions are.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,11 +27,15 @@ from minicnn import (
     Tanh,
     gradcheck,
 )
+from minicnn.errors import ShapeError
+
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def numpy_backend():
-    minicnn.use_backend("numpy")
+def backend(request):
+    """NumPy, the layers as they are to be read, unless a test asks for both."""
+    minicnn.use_backend(getattr(request, "param", "numpy"))
     yield
     minicnn.use_backend("numba")
 
@@ -87,9 +93,8 @@ class Forgets(Conv2D):
     """A bias whose gradient is never written."""
 
     def backward(self, dy):
-        bias, self.b = self.b, None
         dx = super().backward(dy)
-        self.b = bias
+        self.b.grad[...] = 0
         return dx
 
 
@@ -168,12 +173,12 @@ def test_an_infinite_gradient_is_caught():
 def test_a_forward_that_gives_nan_does_not_pass():
     class Root(Layer):
         def forward(self, x, training=False):
-            self.save(x)
+            self.save_for_backward(x)
             with np.errstate(invalid="ignore"):
                 return np.sqrt(x)
 
         def backward(self, dy):
-            (x,) = self.restore()
+            (x,) = self.saved
             return dy / (2 * np.sqrt(np.abs(x)))
 
     x = np.array([[1.0, 4, -1, 9]])
@@ -223,16 +228,175 @@ def test_nothing_but_kinks_is_no_pass():
 def test_a_smooth_curve_is_no_kink_however_sharp():
     class Exponential(Layer):
         def forward(self, x, training=False):
-            self.save(x)
+            self.save_for_backward(x)
             return np.exp(5 * x)
 
         def backward(self, dy):
-            (x,) = self.restore()
+            (x,) = self.saved
             return dy * 5 * np.exp(5 * x)
 
     report = gradcheck(Exponential(), normal(3, 8))
     assert report.ok
     assert report.checks[0].kinks == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Mistakes that no difference shows, and that are errors with the layer's name and the remedy
+
+
+class Times(Layer):
+    """y = t * x, with a weight t for each channel: right, and the base of those that are not."""
+
+    def build(self, input_shape, parameters):
+        self.t = parameters.add("t", input_shape[-1:], lambda shape, rng: np.full(shape, 1.5))
+        return input_shape
+
+    def forward(self, x, training=False):
+        if training:
+            self.save_for_backward(x)
+        return x * self.t.value
+
+    def backward(self, dy):
+        self.t.grad[...] = self.dt(dy)
+        return dy * self.t.value
+
+    def dt(self, dy):
+        (x,) = self.saved
+        return (dy * x).reshape(-1, x.shape[-1]).sum(axis=0)
+
+
+class Replaces(Times):
+    def backward(self, dy):
+        self.t.grad = self.dt(dy)
+        return dy * self.t.value
+
+
+class Accumulates(Times):
+    def backward(self, dy):
+        self.t.grad += self.dt(dy)
+        return dy * self.t.value
+
+
+class BuildsAnotherShape(Times):
+    def build(self, input_shape, parameters):
+        return (*super().build(input_shape, parameters)[:-1], 9)
+
+
+class BuildsNothing(Times):
+    def build(self, input_shape, parameters):
+        super().build(input_shape, parameters)
+
+
+class ReturnsPartOfDx(Times):
+    def backward(self, dy):
+        return super().backward(dy)[:, :5]
+
+
+class ReturnsNoDx(Times):
+    def backward(self, dy):
+        super().backward(dy)
+
+
+class ReturnsNoY(Times):
+    def forward(self, x, training=False):
+        super().forward(x, training)
+
+
+class ReturnsSingleY(Times):
+    def forward(self, x, training=False):
+        return super().forward(x, training).astype("float32")
+
+
+class ReturnsSingleDx(Times):
+    def backward(self, dy):
+        return super().backward(dy).astype("float32")
+
+
+class ScalesItsInput(Times):
+    def forward(self, x, training=False):
+        y = super().forward(x.copy(), training)
+        x *= 2
+        return y
+
+
+class ClipsItsInput(ReLU):
+    def forward(self, x, training=False):
+        x[x < 0] = 0
+        return super().forward(x, training)
+
+
+class ScalesItsInputInBackward(Times):
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.saved[0][...] *= 2
+        return dx
+
+
+class ScalesDy(Times):
+    def backward(self, dy):
+        self.t.grad[...] = self.dt(dy)
+        dy *= self.t.value
+        return dy
+
+
+class ShutsDy(Layer):
+    """A ReLU; a second pass over the same dy finds it shut already, so that both give the same dx."""
+
+    def forward(self, x, training=False):
+        self.save_for_backward(x)
+        return np.maximum(x, 0)
+
+    def backward(self, dy):
+        dy[self.saved[0] <= 0] = 0
+        return dy
+
+
+class ForgetsAnArgument(Times):
+    def __init__(self, rate=1):
+        pass
+
+
+MISTAKES = [
+    (Replaces, ValueError, r"write self\.t\.grad\[\.\.\.\] = "),
+    (Accumulates, ValueError, r"t\.grad.* write = and not \+="),
+    (BuildsAnotherShape, ShapeError, r"forward returned float64 of shape \(3, 8\), expected float64 of shape \(3, 9\)"),
+    (BuildsNothing, ShapeError, r"build returned None, expected the output's shape, such as"),
+    (ReturnsPartOfDx, ShapeError, r"backward returned float64 of shape \(3, 5\), expected float64 of shape \(3, 8\)"),
+    (ReturnsNoDx, ShapeError, r"backward returned NoneType, expected an array of shape \(3, 8\)"),
+    (ReturnsNoY, ShapeError, r"forward returned NoneType, expected an array of shape \(3, 8\)"),
+    (ReturnsSingleY, ShapeError, r"forward returned float32 of shape \(3, 8\), expected float64"),
+    (ReturnsSingleDx, ShapeError, r"backward returned float32 of shape \(3, 8\), expected float64"),
+    (ScalesItsInput, ValueError, r"input .*in place.* copy"),
+    (ClipsItsInput, ValueError, r"input .*in place.* copy"),
+    (ScalesItsInputInBackward, ValueError, r"input .*in place.* copy"),
+    (ScalesDy, ValueError, r"dy .*in place.* copy"),
+    (ShutsDy, ValueError, r"dy .*in place.* copy"),
+    (ForgetsAnArgument, (TypeError, ValueError), r"expected self\.rate = rate in __init__"),
+]
+
+
+@BACKENDS
+@pytest.mark.parametrize("surroundings", ["alone", "in a list", "in a block", "in a network"])
+@pytest.mark.parametrize(("wrong", "kind", "message"), MISTAKES, ids=[wrong.__name__ for wrong, *_ in MISTAKES])
+def test_a_mistake_that_no_difference_shows_is_told_in_one_line(wrong, kind, message, surroundings, backend):
+    name = wrong.__name__.lower()
+    list_of_layers = [Times(), wrong(), Dense(8), Tanh()]
+    with pytest.raises(kind) as caught:
+        if surroundings == "alone":
+            gradcheck(wrong(), normal(3, 8))
+        elif surroundings == "in a list":
+            gradcheck(list_of_layers, normal(3, 8))
+        elif surroundings == "in a block":
+            gradcheck(Residual(*list_of_layers), normal(3, 8))
+        else:
+            gradcheck(Sequential(list_of_layers, (8,), dtype="float64"), normal(3, 8))
+    names = {"alone": f"({wrong.__name__}|{name}_1)", "in a block": f"(residual_1/)?{name}_2"}
+    assert re.match(rf"{names.get(surroundings, f'{name}_1')}\b.*{message}", str(caught.value)), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_what_these_mistakes_were_made_from_is_right():
+    assert gradcheck(Times(), normal(3, 8)).ok
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -246,8 +410,9 @@ def small_model(dtype="float64", wrong=False):
     return Sequential([Conv2D(4, 3), BatchNorm(), MaxPool2D(2), block, *head], (8, 8, 1), dtype=dtype)
 
 
+@BACKENDS
 @pytest.mark.parametrize("n", [2, 40], ids=["every entry", "directions"])
-def test_whole_models_are_checked(n):
+def test_whole_models_are_checked(n, backend):
     report = gradcheck(small_model(), normal(n, 8, 8, 1))
     assert report.ok, f"\n{report}"
     names = [c.name for c in report.checks]
@@ -264,8 +429,9 @@ def test_a_model_with_kinks_everywhere_passes(seed):
     assert report.ok, f"\n{report}"
 
 
+@BACKENDS
 @pytest.mark.parametrize("n", [2, 40], ids=["every entry", "directions"])
-def test_a_wrong_layer_spoils_all_that_lies_before_it_and_nothing_behind(n):
+def test_a_wrong_layer_spoils_all_that_lies_before_it_and_nothing_behind(n, backend):
     report = gradcheck(small_model(wrong=True), normal(n, 8, 8, 1))
     wrong = {c.name for c in report.checks if c.error > 1e-6}
     assert {"input", "dense_1/w", "dense_1/b", "conv2d_1/w"} <= wrong
@@ -274,6 +440,41 @@ def test_a_wrong_layer_spoils_all_that_lies_before_it_and_nothing_behind(n):
 
 def test_a_bias_that_batch_norm_takes_away_again_has_gradient_0():
     model = Sequential([Conv2D(3, 3), BatchNorm()], (5, 5, 2), dtype="float64")
+    assert gradcheck(model, normal(2, 5, 5, 2)).ok
+
+
+@BACKENDS
+def test_a_list_of_layers_is_checked_as_one(backend):
+    layers = [Conv2D(4, 3, use_bias=False), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Dense(3, activation="tanh")]
+    report = gradcheck(layers, normal(3, 6, 6, 2))
+    assert report.ok, f"\n{report}"
+    arrays = ["conv2d_1/w", "batchnorm_1/gamma", "batchnorm_1/beta", "dense_1/w", "dense_1/b"]
+    assert [c.name for c in report.checks] == ["input", *arrays]
+    assert all(not layer.name and not layer.weights() for layer in layers)  # copies were built
+    wrong = gradcheck([*layers[:-1], Dense(6), Transposes(6), Dense(2)], normal(3, 6, 6, 2))
+    assert {c.name for c in wrong.checks if c.error <= 1e-6} == {
+        "transposes_1/w",
+        "transposes_1/b",
+        "dense_2/w",
+        "dense_2/b",
+    }
+
+
+def test_a_mistake_in_a_step_of_the_engine_is_caught(monkeypatch):
+    minicnn.use_backend("numba")
+    model = Sequential([Conv2D(4, 3, activation="relu"), Flatten(), Dense(3)], (5, 5, 2), dtype="float64")
+    assert gradcheck(model, normal(2, 5, 5, 2)).ok
+    step = type(model.steps[-1])
+    right = step.backward
+
+    def forgets_the_bias(self, dy):
+        dx = right(self, dy)
+        self.layer.b.grad[...] = 0
+        return dx
+
+    monkeypatch.setattr(step, "backward", forgets_the_bias)
+    assert {c.name for c in gradcheck(model, normal(2, 5, 5, 2)).checks if c.error > 1e-6} == {"dense_1/b"}
+    minicnn.use_backend("numpy")
     assert gradcheck(model, normal(2, 5, 5, 2)).ok
 
 
@@ -287,13 +488,14 @@ def test_a_float32_model_is_refused():
 
 
 def state(model):
-    needs = [layer.needs_dx for layer in model.all_layers()]
-    calls = [layer.calls for layer in model.all_layers() if isinstance(layer, Dropout)]
-    arrays = model.parameters.values, model.parameters.grads, model.parameters.states
-    return needs, calls, [layer.saved for layer in model.all_layers()], [a.tobytes() for a in arrays]
+    needs = [getattr(step, "needs_dx", None) for step in model.steps]
+    told = [(layer.name, layer.input_shape, layer.state(), layer._saved) for layer in model.all_layers()]
+    arrays = model.parameters.values, model.parameters.grads, model.parameters.statistics
+    return needs, told, [a.tobytes() for a in arrays]
 
 
-def test_a_model_stays_as_it_was():
+@BACKENDS
+def test_a_model_stays_as_it_was(backend):
     model = small_model()
     x = normal(2, 8, 8, 1)
     before, kept = state(model), x.copy()
@@ -302,15 +504,18 @@ def test_a_model_stays_as_it_was():
     np.testing.assert_array_equal(x, kept)
 
 
+@BACKENDS
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_layer_of_a_model_stays_in_it(dtype):
+def test_a_layer_of_a_model_stays_in_it(dtype, backend):
     model = Sequential([Residual(Conv2D(2, 3), BatchNorm()), Flatten(), Dense(3)], (4, 4, 2), dtype=dtype)
     before = state(model)
     assert gradcheck(model.layers[0], normal(2, 4, 4, 2)).ok
     assert gradcheck(model.layers[2], normal(2, 32)).ok
     assert state(model) == before
     for w in model.arrays().values():
-        assert np.shares_memory(w.value, model.parameters.values) or np.shares_memory(w.value, model.parameters.states)
+        assert np.shares_memory(w.value, model.parameters.values) or np.shares_memory(
+            w.value, model.parameters.statistics
+        )
 
 
 def test_a_built_layer_is_checked_with_the_weights_it_has():

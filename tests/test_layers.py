@@ -1,8 +1,10 @@
-"""The layers: shapes, refusals, what each does in training and in use, and every gradient."""
+"""The layers: shapes, refusals, what each does in training and in use, every gradient, and the checks between layers."""
 
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,9 +73,13 @@ EVERY = [
 EVERY_LAYER = pytest.mark.parametrize(("layer", "shape"), EVERY, ids=[str(layer) for layer, _ in EVERY])
 
 
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba"], indirect=True)
+
+
 @pytest.fixture(autouse=True)
-def numpy_backend():
-    minicnn.use_backend("numpy")
+def backend(request):
+    """NumPy, the layers as they are to be read, unless a test asks for both."""
+    minicnn.use_backend(getattr(request, "param", "numpy"))
     yield
     minicnn.use_backend("numba")
 
@@ -90,7 +96,7 @@ def spaced(shape, seed=0):
 
 
 def output_shape(layer, shape):
-    return Sequential([layer], shape).output_shapes[0]
+    return Sequential([layer], shape).output_shape
 
 
 def run(layer, x, training=False, dtype="float64"):
@@ -102,45 +108,59 @@ def run(layer, x, training=False, dtype="float64"):
 
 
 @EVERY_LAYER
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@BACKENDS
 def test_gradient_is_that_of_the_forward_pass(layer, shape, backend):
-    minicnn.use_backend(backend)
     report = gradcheck(again(layer), spaced((2, *shape)))
     assert report.ok, f"\n{report}"
     assert all(check.kinks == 0 for check in report.checks)
 
 
-@EVERY_LAYER
-@pytest.mark.parametrize("training", [True, False])
-def test_output_has_the_shape_that_build_announced(layer, shape, training):
-    model = Sequential([again(layer)], shape, dtype="float64")
-    assert model.forward(spaced((3, *shape)), training).shape == (3, *model.output_shapes[0])
+class Watch(Layer):
+    """Hands everything on, with a weight so that it is asked for its gradient, and keeps what came back: the next dx."""
+
+    def build(self, input_shape, parameters):
+        self.w = parameters.add("w", (1,), initializers.zeros)
+        return input_shape
+
+    def forward(self, x, training=False):
+        return x
+
+    def backward(self, dy):
+        self.w.grad[...] = 0
+        self.dx = dy.copy()
+        return dy
 
 
 @EVERY_LAYER
-def test_backward_needs_a_training_forward_before_it(layer, shape):
-    model = Sequential([again(layer)], shape, dtype="float64")
-    x = spaced((3, *shape))
-    dy = np.ones((3, *model.output_shapes[0]))
-    with pytest.raises(RuntimeError, match=f"{model.layers[0].name}: backward needs a forward with training=True"):
+@BACKENDS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layer_keeps_shape_and_dtype_and_neither_changes_its_input_nor_adds_to_gradients(
+    layer, shape, dtype, backend
+):
+    model = Sequential([Watch(), again(layer)], shape, dtype=dtype)
+    x, dy = (spaced((3, *s), seed).astype(dtype) for seed, s in enumerate((shape, model.output_shape)))
+    kept = x.copy(), dy.copy()
+    for training in (False, True):
+        y = model.forward(x, training)
+        assert (y.shape, y.dtype) == ((3, *model.output_shape), dtype)
+    results = []
+    for before in (7, -3):
+        model.parameters.grads[:] = before
         model.backward(dy)
-    model.forward(x, training=True)
-    model.backward(dy)
-    model.forward(x)
-    with pytest.raises(RuntimeError, match="backward needs a forward"):
-        model.backward(dy)
+        results.append((model.layers[0].dx, model.parameters.grads.copy()))
+        assert (model.layers[0].dx.shape, model.layers[0].dx.dtype) == (x.shape, dtype)
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(dy, kept[1])
 
 
 @EVERY_LAYER
-def test_backward_overwrites_gradients(layer, shape):
+def test_a_layer_without_a_training_forward_says_so_by_its_name(layer, shape):
     model = Sequential([again(layer)], shape, dtype="float64")
-    dy = spaced((3, *model.output_shapes[0]), seed=1)
-    model.forward(spaced((3, *shape)), training=True)
-    model.backward(dy)
-    first = model.parameters.grads.copy()
-    model.parameters.grads[:] = 7
-    model.backward(dy)
-    np.testing.assert_array_equal(model.parameters.grads, first)
+    model.forward(spaced((3, *shape)))
+    with pytest.raises(RuntimeError, match=f"^{model.layers[0].name}.*: backward needs a forward with training=True"):
+        model.layers[0].backward(np.ones((3, *model.output_shape)))
 
 
 @EVERY_LAYER
@@ -152,21 +172,8 @@ def test_repr_and_config_make_the_layer_again(layer, shape):
 
 
 @EVERY_LAYER
-def test_input_and_upstream_gradient_are_not_changed(layer, shape):
-    model = Sequential([again(layer)], shape, dtype="float64")
-    x = spaced((3, *shape))
-    dy = spaced((3, *model.output_shapes[0]), seed=1)
-    kept = x.copy(), dy.copy()
-    model.forward(x, training=True)
-    model.backward(dy)
-    np.testing.assert_array_equal(x, kept[0])
-    np.testing.assert_array_equal(dy, kept[1])
-
-
-@EVERY_LAYER
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@BACKENDS
 def test_a_smaller_batch_after_a_larger_one_gives_the_same_numbers(layer, shape, backend):
-    minicnn.use_backend(backend)
     model = Sequential([again(layer)], shape, dtype="float64")
     x = spaced((5, *shape))
     whole = model.forward(x).copy()
@@ -174,20 +181,38 @@ def test_a_smaller_batch_after_a_larger_one_gives_the_same_numbers(layer, shape,
     np.testing.assert_allclose(model.forward(x), whole, rtol=1e-13)
 
 
-@pytest.mark.parametrize("first", [Conv2D(2, 3), DepthwiseConv2D(2), Conv2D(2, 3, activation="tanh")])
-def test_the_first_layer_computes_no_dx(first):
-    model = Sequential([again(first), Flatten(), Dense(3)], IMAGE, dtype="float64")
-    model.forward(spaced((2, *IMAGE)), training=True)
-    assert model.backward(np.ones((2, 3))) is None
-    assert np.abs(model.layers[0].w.grad).max() > 0
-    assert not model.layers[0].needs_dx
-    assert all(layer.needs_dx for layer in model.layers[1:])
+@BACKENDS
+@pytest.mark.parametrize(
+    "first", [Conv2D(2, 3), DepthwiseConv2D(2), Conv2D(2, 3, activation="tanh"), Dense(5)], ids=str
+)
+def test_what_lies_before_the_first_weights_is_never_asked_for_dx(first, backend):
+    class Before(Layer):
+        def forward(self, x, training=False):
+            return x
+
+    flat = isinstance(first, Dense)
+    model = Sequential([Before(), again(first), Flatten(), Dense(3)], FLAT if flat else IMAGE, dtype="float64")
+    model.forward(spaced((2, *model.input_shape)), training=True)
+    model.backward(np.ones((2, 3)))
+    assert np.abs(model.layers[1].w.grad).max() > 0
+    needs = [step.needs_dx for step in model.steps if hasattr(step, "needs_dx")]
+    assert needs == ([False, *[True] * (len(needs) - 1)] if minicnn.engine.backend() == "numba" else [])
 
 
-def test_dense_as_the_first_layer_computes_no_dx():
-    model = Sequential([Dense(3)], FLAT, dtype="float64")
-    model.forward(spaced((2, *FLAT)), training=True)
-    assert model.backward(np.ones((2, 3))) is None
+def test_a_residual_block_may_stand_first():
+    """In a process of its own: when nobody told the block's step that its dx is not needed, it wrote past its memory."""
+    code = """
+import numpy as np
+from minicnn import Conv2D, Dense, Flatten, Residual, Sequential
+models = [Sequential([Residual(Conv2D(8, 3))] + more, (40, 40, 8)) for more in ([], [Flatten(), Dense(3)])]
+for model in models:
+    for _ in range(3):
+        model.forward(np.ones((64, 40, 40, 8), "f4"), training=True)
+        model.backward(np.ones((64, *model.output_shape), "f4"))
+    assert model.parameters.grads.any()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -296,7 +321,7 @@ def test_shapes_that_do_not_fit_are_refused_when_the_model_is_built(layers, shap
 
 
 def test_a_pool_whose_padding_would_leave_an_empty_window_is_refused():
-    with pytest.raises(ValueError, match=r"maxpool2d_1: padding \(2, 2\) leaves windows of size"):
+    with pytest.raises(ValueError, match=r"maxpool2d_1: padding \(2, 2\) leaves windows of \(2, 2\) without a pixel"):
         Sequential([MaxPool2D(2, padding=2)], (8, 8, 1))
 
 
@@ -318,7 +343,7 @@ def test_a_pool_whose_padding_would_leave_an_empty_window_is_refused():
         (lambda: Conv2D(3, 3, activation="relu6"), "activation: got 'relu6', expected None or one of relu"),
         (lambda: DepthwiseConv2D("3"), "kernel_size: got '3'"),
         (lambda: Dense(-1), "units: got -1"),
-        (lambda: MaxPool2D(0), "size: got 0"),
+        (lambda: MaxPool2D(0), "pool_size: got 0"),
         (lambda: AveragePool2D(2, stride=0), "stride: got 0"),
         (lambda: MaxPool2D(2, padding="all"), "padding: got 'all'"),
         (lambda: Dropout(1.0), "rate: got 1.0, expected 0 <= rate < 1"),
@@ -346,26 +371,6 @@ def test_one_layer_object_cannot_stand_in_two_places():
 
 # ---------------------------------------------------------------------------------------------------------------
 # What the layers do
-
-
-def test_convolution_is_a_dot_product_at_each_place():
-    layer = Conv2D(3, (2, 3), padding="valid")
-    x = spaced((2, 4, 5, 2))
-    y = run(layer, x)
-    w, b = layer.w.value, layer.b.value
-    for i in range(3):
-        for j in range(3):
-            expected = np.tensordot(x[:, i : i + 2, j : j + 3], w, 3) + b
-            np.testing.assert_allclose(y[:, i, j], expected, rtol=1e-12)
-
-
-def test_depthwise_is_convolution_with_as_many_groups_as_channels():
-    x = spaced((2, 5, 6, 3))
-    depthwise, grouped = DepthwiseConv2D(3, stride=2), Conv2D(3, 3, stride=2, groups=3)
-    model = Sequential([depthwise], x.shape[1:], dtype="float64")
-    twin = Sequential([grouped], x.shape[1:], dtype="float64")
-    twin.set_weights([depthwise.w.value.reshape(3, 3, 1, 3), depthwise.b.value])
-    np.testing.assert_allclose(model.forward(x), twin.forward(x), rtol=1e-12)
 
 
 BENDS = {
@@ -540,7 +545,7 @@ def test_weights_are_views_of_the_flat_vectors_with_the_decayed_ones_first():
     for w in [model.layers[0].b, model.layers[1].gamma, model.layers[1].beta, model.layers[3].b]:
         assert np.shares_memory(w.value, parameters.values[parameters.decayed :])
         assert np.shares_memory(w.grad, parameters.grads)
-    assert np.shares_memory(model.layers[1].mean.value, parameters.states)
+    assert np.shares_memory(model.layers[1].mean.value, parameters.statistics)
     assert model.parameter_count == sum(p.value.size for p in parameters.parameters)
 
 
@@ -619,11 +624,11 @@ class Scale(Layer):
 
     def forward(self, x, training=False):
         if training:
-            self.save(x)
+            self.save_for_backward(x)
         return x * self.factor.value
 
     def backward(self, dy):
-        (x,) = self.restore()
+        (x,) = self.saved
         self.factor.grad[...] = (dy * x).reshape(-1, x.shape[-1]).sum(axis=0)
         return dy * self.factor.value
 
@@ -650,11 +655,233 @@ def test_a_layer_that_hides_its_weights_is_refused():
 def test_parameters_by_themselves_hand_out_views():
     parameters = Parameters("float64")
     a, b = parameters.add("a", (2,), initializers.ones), parameters.add("b", (2, 2), initializers.ones)
-    state = parameters.add_state("s", (3,), 4.0)
+    statistic = parameters.add_statistic("s", (3,), 4.0)
     parameters.allocate(np.random.default_rng(0))
     b.value[0, 0], a.value[1] = 5, 6
     assert parameters.values.tolist() == [5, 1, 1, 1, 1, 6]
-    assert state.value.tolist() == [4, 4, 4]
+    assert statistic.value.tolist() == [4, 4, 4]
     assert parameters.finite()
-    state.value[0] = np.nan
+    statistic.value[0] = np.nan
     assert not parameters.finite()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Between layers: what does not fit is refused by the name of the layer that made it
+
+
+class Breaks(Layer):
+    """Hands everything on, but for what `forward`, `predict` and `backward` make of it in the methods of that name."""
+
+    def __init__(self, **breaks):
+        self.breaks = breaks
+
+    def config(self):
+        return self.breaks
+
+    def forward(self, x, training=False):
+        return self.breaks.get("forward" if training else "predict", lambda x: x)(x)
+
+    def backward(self, dy):
+        return self.breaks.get("backward", lambda dy: dy)(dy)
+
+
+WRONG = {
+    "fewer channels": (lambda a: a[..., :1].copy(), r"float32 of shape \(6, .*1\), expected float32 of shape \(6, "),
+    "more images": (lambda a: np.concatenate([a, a]), r"float32 of shape \(12, .*, expected float32 of shape \(6, "),
+    "flat": (lambda a: a.reshape(len(a), -1)[:, :-1].copy(), r"float32 of shape \(6, \d+\), expected float32 of shape"),
+    "a number": (lambda a: a.sum(), r"float32, expected an array of shape \(6, "),
+    "float64": (lambda a: a.astype("float64"), r"float64 of shape \(6, .*, expected float32 of shape"),
+    "integers": (lambda a: a.astype("int32"), r"int32 of shape \(6, .*, expected float32 of shape"),
+    "None": (lambda a: None, r"NoneType, expected an array of shape \(6, "),
+    "a list": (lambda a: a.tolist(), r"list, expected an array of shape \(6, "),
+}
+
+
+def between(breaks, inside):
+    """(model, name of the layer that breaks): it stands between layers that learn, of themselves or in a block."""
+    middle = Breaks(**breaks)
+    block = Residual(Conv2D(3, 3), middle, DepthwiseConv2D(3)) if inside else middle
+    model = Sequential([Conv2D(3, 3), BatchNorm(), block, Conv2D(3, 3), Flatten(), Dense(4)], (6, 5, 2))
+    return model, "residual_1/breaks_2" if inside else "breaks_1"
+
+
+def never_called(model, breaking, method, monkeypatch):
+    """From here on it is an error if the step that would get the wrong array runs."""
+
+    def parts(steps):
+        yield steps
+        for step in steps:
+            for part in (getattr(step, "branch", []), getattr(step, "shortcut", [])):
+                yield from parts(part)
+
+    [steps] = [part for part in parts(model.steps) if any(step.title == breaking for step in part)]
+    at = [step.title for step in steps].index(breaking)
+    reader = steps[at + 1 if method == "forward" else at - 1]
+    monkeypatch.setattr(reader, method, lambda *_: pytest.fail(f"{reader.title} got what does not fit"))
+
+
+@BACKENDS
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a block"])
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("method", ["forward", "predict", "backward"])
+def test_a_layers_wrong_result_is_refused_by_its_name_before_the_next_one_sees_it(
+    method, wrong, inside, backend, monkeypatch
+):
+    make, message = WRONG[wrong]
+    model, name = between({method: make}, inside)
+    called = "backward" if method == "backward" else "forward"
+    never_called(model, name, called, monkeypatch)
+    x, y = spaced((6, 6, 5, 2)).astype("float32"), np.arange(6) % 4
+    with pytest.raises(ShapeError, match=f"^{name}: {called} returned {message}"):
+        if method == "predict":
+            model.predict(x)
+        else:
+            model.fit(x, y, epochs=1, batch_size=6, verbose=False)
+
+
+@BACKENDS
+@pytest.mark.parametrize("wrong", ["fewer channels", "float64", "None"])
+@pytest.mark.parametrize("method", ["forward", "backward"])
+def test_a_profile_too_refuses_a_wrong_result_before_the_next_layer_sees_it(method, wrong, backend, monkeypatch):
+    model, name = between({method: WRONG[wrong][0]}, inside=False)
+    never_called(model, name, method, monkeypatch)
+    with pytest.raises(ShapeError, match=f"^{name}: {method} returned {WRONG[wrong][1]}"):
+        model.profile(spaced((6, 6, 5, 2)).astype("float32"), np.arange(6) % 4, steps=1)
+
+
+@BACKENDS
+def test_what_is_right_but_lies_otherwise_in_memory_is_taken(backend):
+    views = {
+        "forward": lambda x: np.asfortranarray(x),
+        "predict": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+        "backward": lambda dy: np.asfortranarray(dy),
+    }
+    (model, _), (plain, _) = between(views, inside=False), between({}, inside=False)
+    x = spaced((6, 6, 5, 2)).astype("float32")
+    assert model.forward(x).tobytes() == plain.forward(x).tobytes()
+    for one in (model, plain):
+        one.backward(np.ones_like(one.forward(x, training=True)))
+    np.testing.assert_allclose(model.parameters.grads, plain.parameters.grads, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("built", [None, 4, [4], (4, 0), (4, 2.5), (4, None)], ids=str)
+def test_a_build_that_returns_no_shape_is_refused_by_its_name(built):
+    class Built(Layer):
+        def build(self, input_shape, parameters):
+            return built
+
+    for layers, name in (([Flatten(), Built()], "built_1"), ([Residual(Tanh(), Built())], "residual_1/built_2")):
+        with pytest.raises(ShapeError, match=f"^{name}: build returned .*, expected the output's shape, such as"):
+            Sequential(layers, IMAGE)
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("layers", "shape", "x", "got"),
+    [
+        ([Dense(3)], (20,), np.zeros((2, 40), "f4"), r"float32 of shape \(2, 40\)"),
+        ([Dense(3)], (20,), np.zeros((2, 100_000), "f4"), r"float32 of shape \(2, 100000\)"),
+        ([Dense(3)], (20,), np.zeros((2, 10), "f4"), r"float32 of shape \(2, 10\)"),
+        ([Dense(3)], (20,), np.zeros(20, "f4"), r"float32 of shape \(20,\)"),
+        ([Dense(3)], (20,), np.zeros((2, 20)), r"float64 of shape \(2, 20\)"),
+        ([Dense(3)], (20,), np.zeros((2, 20), "uint8"), r"uint8 of shape \(2, 20\)"),
+        ([Dense(3)], (20,), [[0.0] * 20], "list"),
+        (
+            [Conv2D(4, 3), GlobalMaxPool2D()],
+            (8, 8, 1),
+            np.zeros((2, 9, 8, 1), "f4"),
+            r"float32 of shape \(2, 9, 8, 1\)",
+        ),
+        (
+            [Conv2D(4, 3), GlobalMaxPool2D()],
+            (8, 8, 1),
+            np.zeros((2, 4, 4, 1), "f4"),
+            r"float32 of shape \(2, 4, 4, 1\)",
+        ),
+        (
+            [Conv2D(4, 3), GlobalMaxPool2D()],
+            (8, 8, 1),
+            np.zeros((2, 8, 8, 3), "f4"),
+            r"float32 of shape \(2, 8, 8, 3\)",
+        ),
+        ([Conv2D(4, 3), GlobalMaxPool2D()], (8, 8, 1), np.zeros((2, 8, 8), "f4"), r"float32 of shape \(2, 8, 8\)"),
+        ([Conv2D(4, 3), GlobalMaxPool2D()], (8, 8, 1), np.zeros((8, 8, 1), "f4"), r"float32 of shape \(8, 8, 1\)"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+def test_a_network_refuses_an_input_of_another_shape_or_dtype(layers, shape, x, got, backend):
+    model = Sequential([again(layer) for layer in layers], shape)
+    expected = ", ".join(map(str, shape)) + ",?"
+    for training in (False, True):
+        with pytest.raises(ShapeError, match=rf"^forward: got {got}, expected float32 of shape \(n, {expected}\)"):
+            model.forward(x, training)
+    with pytest.raises(RuntimeError, match="needs a forward with training=True"):
+        model.backward(np.zeros((2, *model.output_shape), "f4"))
+
+
+@BACKENDS
+@EVERY_LAYER
+def test_backward_needs_a_training_forward_just_before_it(layer, shape, backend):
+    model = Sequential([Watch(), again(layer)], shape)
+    x, dy = spaced((3, *shape)).astype("float32"), np.ones((3, *model.output_shape), "float32")
+
+    def refused():
+        with pytest.raises(RuntimeError, match=r"^backward: needs a forward with training=True just before it$"):
+            model.backward(dy)
+
+    refused()
+    model.forward(x)
+    refused()
+    model.forward(x, training=True)
+    model.backward(dy)
+    model.forward(x, training=True)
+    model.forward(x)
+    refused()
+    model.forward(x, training=True)
+    with pytest.raises(ShapeError):
+        model.forward(x.astype("float64"), training=True)
+    model.forward(x, training=True)
+    model.predict(x[:1])
+    refused()
+
+
+@BACKENDS
+def test_backward_after_a_forward_that_ended_in_an_error_is_refused(backend):
+    model, _ = between({"forward": lambda x: None}, inside=False)
+    with pytest.raises(ShapeError):
+        model.forward(spaced((6, 6, 5, 2)).astype("float32"), training=True)
+    with pytest.raises(RuntimeError, match="needs a forward with training=True"):
+        model.backward(np.ones((6, 4), "float32"))
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "dy",
+    [
+        np.ones((6, 3), "f4"),
+        np.ones((5, 4), "f4"),
+        np.ones((12, 4), "f4"),
+        np.ones(6, "f4"),
+        np.ones((6, 4)),
+        np.float32(1),
+        None,
+        [[1.0] * 4] * 6,
+    ],
+    ids=lambda dy: f"{getattr(dy, 'dtype', type(dy).__name__)} {getattr(dy, 'shape', '')}",
+)
+def test_backward_refuses_a_dy_of_another_shape_or_dtype(dy, backend):
+    model, _ = between({}, inside=False)
+    model.forward(spaced((6, 6, 5, 2)).astype("float32"), training=True)
+    model.parameters.grads[:] = 7
+    with pytest.raises(ShapeError, match=r"expected .*of shape \(6, 4\)"):
+        model.backward(dy)
+    assert (model.parameters.grads == 7).all()
+
+
+def test_a_constructor_argument_that_is_no_attribute_is_told_with_what_to_write():
+    class Forgetful(Layer):
+        def __init__(self, rate, times=2):
+            self.times = times
+
+    with pytest.raises(TypeError, match=r"^Forgetful: no attribute 'rate', expected self.rate = rate in __init__$"):
+        Forgetful(0.5).config()

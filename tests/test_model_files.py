@@ -45,12 +45,12 @@ LABELS = np.arange(20) % 3
 class Shift(Layer):
     """A layer of one's own: adds one learnt number to each channel, and counts its training passes."""
 
-    def __init__(self, start: float, title: str = "shift"):
-        self.start, self.title = start, title
+    def __init__(self, start: float, label: str = "shift"):
+        self.start, self.label = start, label
 
     def build(self, input_shape, parameters):
         self.by = parameters.add("by", input_shape[-1:], lambda shape, rng: np.full(shape, self.start))
-        self.count = parameters.add_state("count", (1,), 0.0)
+        self.count = parameters.add_statistic("count", (1,), 0.0)
         return input_shape
 
     def forward(self, x, training=False):
@@ -75,7 +75,7 @@ def everything(own=False, **options):
         Conv2D(4, 3, stride=(2, 1), dilation=(1, 2), groups=2, activation="gelu"),
         AveragePool2D(2, padding="same"),
     ]
-    layers += [*([Shift(0.5, title="é")] if own else []), block, LeakyReLU(0.3), GlobalMaxPool2D()]
+    layers += [*([Shift(0.5, label="é")] if own else []), block, LeakyReLU(0.3), GlobalMaxPool2D()]
     return Sequential([*layers, Dense(3, kernel_initializer=initializers.he)], (12, 10, 2), **options)
 
 
@@ -124,11 +124,11 @@ def test_a_loaded_model_predicts_the_same_bits(tmp_path, dtype, seed):
 
 def test_the_standardisation_is_part_of_the_model(tmp_path):
     model = trained()
-    assert model.mean.shape == (2,)
+    assert model.scale.mean.shape == (2,)
     model.save(tmp_path / "model.npz")
     twin = minicnn.load(tmp_path / "model.npz")
-    np.testing.assert_array_equal(twin.mean, model.mean)
-    np.testing.assert_array_equal(twin.deviation, model.deviation)
+    np.testing.assert_array_equal(twin.scale.mean, model.scale.mean)
+    np.testing.assert_array_equal(twin.scale.std, model.scale.std)
 
 
 def test_an_untrained_model_and_one_trained_on_floats_have_none(tmp_path):
@@ -136,7 +136,7 @@ def test_an_untrained_model_and_one_trained_on_floats_have_none(tmp_path):
     model.fit(IMAGES / 255, LABELS, verbose=False)
     model.save(tmp_path / "model.npz")
     twin = minicnn.load(tmp_path / "model.npz")
-    assert twin.mean is twin.deviation is None
+    assert twin.scale.mean is twin.scale.std is None
     np.testing.assert_array_equal(twin.predict(IMAGES), model.predict(IMAGES))
 
 
@@ -146,7 +146,7 @@ def test_layers_of_ones_own_are_loaded_when_they_are_named(tmp_path):
     model.save(path)
     twin = minicnn.load(path, layers=[Shift])
     np.testing.assert_array_equal(twin.predict(IMAGES), model.predict(IMAGES))
-    assert twin.layers[2].title == "é"
+    assert twin.layers[2].label == "é"
     assert twin.layers[2].count.value == 6
     with pytest.raises(ModelFileError, match=r"layer 'Shift' is not known; give layers of your own as load\("):
         minicnn.load(path)
@@ -248,8 +248,9 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
             {"w": np.zeros((4, 3), ">f4"), "b": None},
             r"arrays do not fit the layers: dense_1/b is missing; dense_1/w is >f4 \(4, 3\), expected float32 \(4, 3\)$",
         ),
-        ({"format": 2}, "got format 2, expected 1"),
-        ({"format": None}, "got format None, expected 1"),
+        ({"format": 3}, "got format 3, expected 2: of another version of minicnn$"),
+        ({"format": 1}, "got format 1, expected 2: of another version of minicnn$"),
+        ({"format": None}, "got format None, expected 2: of another version of minicnn$"),
         ({"layers": [{"class": "Explode"}]}, "layer 'Explode' is not known"),
         ({"layers": [{"class": "Layer"}]}, "layer 'Layer' is not known"),
         ({"layers": [{"class": "Dense"}]}, "not a model file of minicnn .*units"),
@@ -342,14 +343,14 @@ def test_a_damaged_byte_never_passes_unseen(tmp_path, by_numpy):
         np.savez(path, **arrays)
     assert minicnn.load(path).layers[0].units == 3
     content = path.read_bytes()
-    right = arrays["dense_1/w"]
+    correct = arrays["dense_1/w"]
     for at in range(0, len(content), 7):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
         try:
             model = minicnn.load(path)
         except ModelFileError:
             continue
-        np.testing.assert_array_equal(model.layers[0].w.value, right)  # a byte that means nothing, such as a date
+        np.testing.assert_array_equal(model.layers[0].w.value, correct)  # a byte that means nothing, such as a date
 
 
 def test_a_compressed_file_is_refused_because_nobody_knows_how_large_it_is(tmp_path):
@@ -397,11 +398,11 @@ def test_weights_move_from_one_model_to_another():
 )
 def test_set_weights_takes_all_or_nothing(spoil, error, message):
     model = everything()
-    before = model.parameters.values.copy(), model.parameters.states.copy()
+    before = model.parameters.values.copy(), model.parameters.statistics.copy()
     with pytest.raises(error, match=message):
         model.set_weights(spoil([w + 1 for w in model.get_weights()]))
     np.testing.assert_array_equal(model.parameters.values, before[0])
-    np.testing.assert_array_equal(model.parameters.states, before[1])
+    np.testing.assert_array_equal(model.parameters.statistics, before[1])
 
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
@@ -414,7 +415,7 @@ def test_a_copy_is_a_model_of_its_own(make):
     np.testing.assert_array_equal(twin.predict(IMAGES), model.predict(IMAGES))
     for a, b in zip(twin.arrays().values(), model.arrays().values(), strict=True):
         assert np.shares_memory(
-            a.value, twin.parameters.states if a.name in ("mean", "variance") else twin.parameters.values
+            a.value, twin.parameters.statistics if a.name in ("mean", "variance") else twin.parameters.values
         )
         assert not hasattr(a, "grad") or np.shares_memory(a.grad, twin.parameters.grads)
         assert not np.shares_memory(a.value, b.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -23,28 +25,30 @@ def network():
 
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
-def test_a_profile_has_every_layer_and_its_multiply_adds(batch, backend):
+def test_a_profile_has_every_step_and_its_multiply_adds(batch, backend):
     minicnn.use_backend(backend)
     try:
         model = network()
-        report = model.profile(*batch, steps=2)
+        report, steps = model.profile(*batch, steps=2), model.steps
     finally:
         minicnn.use_backend("numba")
-    assert [layer.name for layer in report.layers] == [layer.name for layer in model.layers]
+    assert [row.name for row in report.layers] == [step.title for step in steps]
+    assert (report.layers[1].name == "batchnorm_1") == (backend == "numpy")  # the engine runs it with its ReLU
     first, *others = report.layers
-    assert first.forward_macs == first.backward_macs == 6 * 8 * 8 * 9 * 4  # the first layer computes dw and no dx
-    for layer, own in zip(others, model.layers[1:], strict=True):
-        assert (layer.forward_macs, layer.backward_macs) == (6 * own.macs, 12 * own.macs)
-        assert layer.forward > 0 and layer.backward > 0 and layer.memory >= 0
-    assert report.total.forward == sum(layer.forward for layer in report.layers)
+    both = 1 if backend == "numba" else 2  # the engine's first step computes dw and no dx
+    assert (first.forward_macs, first.backward_macs) == (6 * 8 * 8 * 9 * 4, both * 6 * 8 * 8 * 9 * 4)
+    for row, step in zip(others, steps[1:], strict=True):
+        assert (row.forward_macs, row.backward_macs) == (6 * step.macs, 12 * step.macs)
+        assert row.forward > 0 and row.backward > 0 and row.memory >= 0
+    assert report.total.forward == sum(row.forward for row in report.layers)
     assert report.total.forward_macs == 6 * model.macs
-    assert report.peak > 1e8 and report.batch == 6
+    assert report.batch == 6
+    assert math.isfinite(report.peak) and (report.peak > 0 if backend == "numba" else report.peak == 0)
 
 
-def test_memory_is_what_the_layer_holds(batch):
-    model = network()
-    convolution = model.profile(*batch, steps=1).layers[0]
-    assert convolution.memory == 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4) + 6 * 8 * 8)  # output, weights, gradients, images
+def test_memory_is_what_the_step_holds(batch):
+    convolution = network().profile(*batch, steps=1).layers[0]
+    assert convolution.memory == 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4))  # output, weights, gradients
 
 
 def test_a_profile_changes_no_weight_no_statistic_and_no_later_mask(batch):

@@ -23,6 +23,7 @@ from minicnn import (
     SiLU,
     Softmax,
     Tanh,
+    engine,
     optimizers,
 )
 from minicnn.losses import CrossEntropy
@@ -58,7 +59,8 @@ def channels_last(array):
 def agree(layer, x, module, arrays=()):
     """Outputs, dx and the gradients of `arrays`, pairs of (our name, torch's parameter, ours as torch keeps it)."""
     model = Sequential([layer], x.shape[1:], dtype="float64")
-    layer.needs_dx = True
+    (step,) = model.steps
+    step.needs_dx = True
     own = [model.arrays()[f"{layer.name}/{name}"] for name, _, _ in arrays]
     for w in own:
         w.value += 0.1 * normal(*w.shape, seed=3)
@@ -71,7 +73,7 @@ def agree(layer, x, module, arrays=()):
     np.testing.assert_allclose(y, channels_last(expected.detach().numpy()), rtol=1e-9, atol=1e-12)
     dy = normal(*y.shape, seed=1)
     expected.backward(tensor(channels_first(dy)))
-    np.testing.assert_allclose(layer.backward(dy), channels_last(theirs.grad.numpy()), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(step.backward(dy), channels_last(theirs.grad.numpy()), rtol=1e-9, atol=1e-12)
     for w, (name, parameter, turn) in zip(own, arrays, strict=True):
         np.testing.assert_allclose(turn(w.grad), parameter.grad.numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
     return model
@@ -109,9 +111,8 @@ def test_convolution(kernel, stride, padding, dilation, groups, bias):
 def test_same_padding_without_stride(size):
     module = nn.Conv2d(2, 3, size, padding="same", dtype=torch.float64)
     # of an odd number of pixels torch too puts the larger half behind
-    agree(
-        Conv2D(3, size), normal(2, 7, 6, 2), module, [("w", module.weight, convolution), ("b", module.bias, as_it_is)]
-    )
+    arrays = [("w", module.weight, convolution), ("b", module.bias, as_it_is)]
+    agree(Conv2D(3, size), normal(2, 7, 6, 2), module, arrays)
 
 
 def test_depthwise_convolution():
@@ -192,7 +193,7 @@ def test_cross_entropy(smoothing, weights, targets):
     target = torch.tensor(targets) if targets.ndim == 1 else tensor(targets)
     loss = nn.CrossEntropyLoss(None if weights is None else tensor(weights), label_smoothing=smoothing)(theirs, target)
     loss.backward()
-    value, gradient = CrossEntropy(smoothing, weights)(logits, targets)
+    value, gradient = engine.fast(CrossEntropy(smoothing, weights))(logits, targets)
     assert value == pytest.approx(loss.item(), rel=1e-12)
     np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-10, atol=1e-14)
 
@@ -217,16 +218,16 @@ def test_cross_entropy(smoothing, weights, targets):
 def test_optimizers(ours, theirs, clip_norm):
     model = Sequential([Dense(3, use_bias=False)], (4,), dtype="float64")  # a bias would not decay here
     weight = tensor(model.get_weights()[0], grad=True)
-    ours.clip_norm, ours.state = clip_norm, {}
-    optimizer = theirs([weight])
+    ours.clip_norm, optimizer = clip_norm, engine.fast(ours)
+    reference = theirs([weight])
     for step in range(6):
         gradient = normal(4, 3, seed=step)
         model.parameters.grads[:] = gradient.ravel()
         weight.grad = tensor(gradient)
         if clip_norm:
             nn.utils.clip_grad_norm_([weight], clip_norm)
-        ours.step(model.parameters)
-        optimizer.step()
+        optimizer.step(model.parameters)
+        reference.step()
     tolerance = 1e-5 if clip_norm else 1e-9  # torch adds 1e-6 to the norm
     np.testing.assert_allclose(model.get_weights()[0], weight.detach().numpy(), rtol=tolerance)
 
@@ -245,7 +246,7 @@ def test_a_whole_network_has_the_same_gradients():
             parameter.copy_(tensor(turn(w.value)))
     loss = nn.CrossEntropyLoss()(net(tensor(channels_first(x))), torch.tensor(y))
     loss.backward()
-    value, gradient = CrossEntropy()(model.forward(x, training=True), y)
+    value, gradient = engine.fast(CrossEntropy())(model.forward(x, training=True), y)
     model.backward(gradient)
     assert value == pytest.approx(loss.item(), rel=1e-10)
     for w, parameter, turn in zip(learnt, net.parameters(), turns, strict=True):

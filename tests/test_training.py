@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import threading
@@ -23,10 +24,18 @@ from minicnn import (
     Residual,
     Sequential,
     Softmax,
+    engine,
     optimizers,
     schedules,
 )
-from minicnn.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, StopOnNaN
+from minicnn.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+)
 from minicnn.data import load_fashion_mnist
 from minicnn.errors import DataError, DivergedError, ShapeError
 from minicnn.losses import CrossEntropy, MeanSquaredError
@@ -73,7 +82,7 @@ def train(model, x, y, **options):
 
 
 class Watch(Callback):
-    """Notes the size of each step's batch by the model's own buffers, and the weights after each epoch."""
+    """Counts the steps, and notes the weights after each epoch."""
 
     def __init__(self):
         self.steps, self.weights, self.ends = 0, [], 0
@@ -90,13 +99,13 @@ class Watch(Callback):
 
 
 class Script(Callback):
-    """Replaces a figure of each epoch by one from a list, so that what depends on it can be told in advance."""
+    """Replaces a metric of each epoch by one from a list, so that what depends on it can be told in advance."""
 
     def __init__(self, values, name="val_loss"):
         self.values, self.name = values, name
 
     def on_epoch_end(self, run):
-        run.figures[self.name] = self.values[run.epoch - 1]
+        run.metrics[self.name] = self.values[run.epoch - 1]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -134,7 +143,7 @@ def test_a_regression_finds_the_line():
     assert math.isnan(found.accuracy)
 
 
-def test_uint8_images_are_standardised_with_the_training_images_mean_and_deviation(sample):
+def test_uint8_images_are_standardised_with_the_mean_and_standard_deviation_of_the_training_images(sample):
     x, y = sample[0][:90], sample[1][:90]
     scaled = x / 255.0
     floats = (scaled - scaled.mean()) / scaled.std()
@@ -163,9 +172,9 @@ def test_each_channel_has_its_own_scale_and_a_constant_one_stays_harmless():
 def test_training_again_keeps_the_scale(sample):
     model = tiny()
     train(model, sample[0][:50], sample[1][:50])
-    mean = model.mean
+    mean = model.scale.mean
     train(model, 255 - sample[0][:50], sample[1][:50])
-    assert model.mean is mean
+    assert model.scale.mean is mean
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -374,6 +383,43 @@ def test_a_schedule_counts_steps_over_all_epochs():
     assert history["learning_rate"] == [1.1, 3.1, 5.1]
 
 
+@pytest.mark.parametrize("from_another_thread", [False, True])
+def test_a_fit_on_a_model_that_is_in_training_is_refused_and_the_first_one_goes_on(from_another_thread):
+    x, y = blobs()
+    model, twin, errors, optimizer = linear(), linear(), [], optimizers.Adam(0.1)
+
+    def fit():
+        try:
+            train(model, x, y, optimizer=optimizer)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    class FitsToo(Callback):
+        def on_step_end(self, run):
+            if from_another_thread:
+                thread = threading.Thread(target=fit)
+                thread.start()
+                thread.join()
+            else:
+                fit()
+
+    history = train(model, x, y, epochs=2, batch_size=20, callbacks=[FitsToo()])
+    assert errors == ["fit: this model is in training already; make a model for each thread"] * 4
+    assert optimizer.parameters is None  # nothing was begun
+    expected = train(twin, x, y, epochs=2, batch_size=20)
+    assert history["loss"] == expected["loss"]
+    np.testing.assert_array_equal(model.parameters.values, twin.parameters.values)
+    train(model, x, y)  # and when it is over, the next one may begin
+
+
+def test_after_a_fit_that_failed_the_model_can_be_trained():
+    model = linear()
+    with pytest.raises(DivergedError):
+        train(model, *blobs(), callbacks=[Plant(1)])
+    model.parameters.values[:] = 0
+    assert len(train(model, *blobs())["loss"]) == 1
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # evaluate
 
@@ -504,21 +550,23 @@ def logits_and_labels(n=7, classes=4):
 def slope(loss, z, targets, step=1e-6):
     """The loss' gradient by differences."""
     found = np.empty_like(z)
-    for place in np.ndindex(z.shape):
+    for at in np.ndindex(z.shape):
         ends = []
         for sign in (1, -1):
             moved = z.copy()
-            moved[place] += sign * step
+            moved[at] += sign * step
             ends.append(loss(moved, targets)[0])
-        found[place] = (ends[0] - ends[1]) / (2 * step)
+        found[at] = (ends[0] - ends[1]) / (2 * step)
     return found
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 3.0], {1: 2.0, 2: 0.5, 3: 3.0}])
-def test_cross_entropy_by_hand(smoothing, weights):
+def test_cross_entropy_by_hand(smoothing, weights, backend):
+    minicnn.use_backend(backend)
     z, y = logits_and_labels()
-    loss = CrossEntropy(smoothing, weights)
+    loss = engine.fast(CrossEntropy(smoothing, weights))
     value, gradient = loss(z, y)
     truth = np.eye(4)[y] * (1 - smoothing) + smoothing / 4
     rows = -(truth * np.log(softmax(z))).sum(axis=1)
@@ -542,7 +590,7 @@ def test_cross_entropy_takes_probabilities():
 def test_cross_entropy_does_not_overflow(backend):
     minicnn.use_backend(backend)
     z = np.array([[1e4, -1e4, 0]], np.float32)
-    value, gradient = CrossEntropy()(z, np.array([1]))
+    value, gradient = engine.fast(CrossEntropy())(z, np.array([1]))
     assert value == pytest.approx(2e4)
     np.testing.assert_allclose(gradient, [[1, -1, 0]])
 
@@ -661,8 +709,9 @@ def test_optimizer_steps_by_hand(backend, clip_norm, make, by_hand, decay):
                 expected[name] = expected[name] * (1 - rate * decay)
             expected[name] = expected[name] - rules[name](scale * model.arrays()[name].grad, rate, t)
         kept = parameters.grads.copy()
-        optimizer.step(parameters, rate)
-        np.testing.assert_array_equal(parameters.grads, kept)
+        engine.fast(optimizer).step(parameters, rate)
+        np.testing.assert_allclose(parameters.grads, scale * kept, rtol=1e-14)  # clipped in place, or as they were
+        assert scale < 1 or np.array_equal(parameters.grads, kept)
     for name, w in expected.items():
         np.testing.assert_allclose(model.arrays()[name].value, w, rtol=1e-9, err_msg=name)
 
@@ -685,6 +734,135 @@ def test_an_optimizer_used_for_another_model_starts_afresh():
     for model, optimizer in zip(models, (used, fresh), strict=True):
         train(model, x, y, optimizer=optimizer)
     np.testing.assert_array_equal(models[0].parameters.values, models[1].parameters.values)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize(("make", "by_hand", "decay"), CASES)
+def test_an_optimizer_that_takes_back_its_state_goes_on_to_the_bit(make, by_hand, decay, backend):
+    minicnn.use_backend(backend)
+    grads = np.random.default_rng(0).standard_normal((6, linear().parameters.grads.size))
+
+    def steps(optimizer, parameters, few):
+        for g in few:
+            parameters.grads[:] = g
+            engine.fast(optimizer).step(parameters)
+        return parameters.values.copy()
+
+    first, model = make(), linear()
+    steps(first, model.parameters, grads[:3])
+    state, weights = copy.deepcopy(first.state()), model.parameters.state()
+    kept = copy.deepcopy(state)
+    assert state["steps"] == 3  # a fast twin's steps are the optimizer's own
+    assert set(state) == {"steps", *first.moments}
+    expected = steps(first, model.parameters, grads[3:])
+    second, other = make(), linear(seed=1)
+    second.attach(other.parameters)
+    second.restore(state)
+    other.parameters.restore(weights)
+    np.testing.assert_array_equal(steps(second, other.parameters, grads[3:]), expected)
+    for name in kept:
+        np.testing.assert_array_equal(state[name], kept[name])  # what was handed over stays as it was
+
+
+def test_an_optimizer_attached_again_to_the_same_weights_keeps_its_moments_and_to_others_begins_anew():
+    optimizer, model, other = optimizers.Adam(), linear(), linear()
+    optimizer.attach(model.parameters)
+    assert optimizer.state()["steps"] == 0
+    for moment in optimizer.vectors.values():
+        assert moment.shape == model.parameters.values.shape and not moment.any()
+    model.parameters.grads[:] = 1
+    optimizer.step(model.parameters)
+    optimizer.attach(model.parameters)
+    assert optimizer.steps == 1 and all(moment.all() for moment in optimizer.vectors.values())
+    optimizer.attach(other.parameters)
+    assert optimizer.steps == 0 and not any(moment.any() for moment in optimizer.vectors.values())
+
+
+def test_parameters_take_back_copies_of_weights_and_running_statistics():
+    model = Sequential([Dense(3), BatchNorm(), Dense(2)], (4,))
+    parameters, x = model.parameters, np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    model.forward(x, training=True)  # moves the running statistics
+    state, expected = parameters.state(), [w.copy() for w in model.get_weights()]
+    assert set(state) == {"values", "statistics"}
+    parameters.values += 1
+    parameters.statistics *= 2
+    for now, before in zip(model.get_weights(), expected, strict=True):
+        assert not np.array_equal(now, before)
+    parameters.restore(state)
+    for now, before in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(now, before)
+    for array in state.values():
+        array[:] = -1
+    np.testing.assert_array_equal(model.get_weights()[0], expected[0])  # the layers' arrays are not the state's
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_dropout_that_takes_back_its_state_draws_the_same_masks(backend):
+    minicnn.use_backend(backend)
+    model = Sequential([Dropout(0.5), Residual(Dropout(0.3))], (200,))
+    dropouts = [layer for layer in model.all_layers() if isinstance(layer, Dropout)]
+    x = np.ones((3, 200), np.float32)
+    model.forward(x, training=True)
+    states = [layer.state() for layer in dropouts]
+    assert states == [{"calls": 1}] * 2
+    second, third = (model.forward(x, training=True).copy() for _ in range(2))
+    assert not np.array_equal(second, third)
+    for layer, state in zip(dropouts, states, strict=True):
+        layer.restore(state)
+    np.testing.assert_array_equal(model.forward(x, training=True), second)
+    np.testing.assert_array_equal(model.forward(x, training=True), third)
+
+
+@pytest.mark.parametrize(
+    ("make", "before"),
+    [
+        (lambda: EarlyStopping(patience=3), {"best", "waited", "best_values", "best_statistics"}),
+        (lambda: ReduceLROnPlateau(patience=2), {"best", "waited"}),
+        (lambda: ModelCheckpoint("nowhere.npz"), {"best", "waited"}),
+        (lambda: CSVLogger("nowhere.csv"), set()),
+        (lambda: TerminateOnNaN(), set()),
+    ],
+)
+def test_a_callback_that_takes_back_its_state_is_where_it_was(make, before, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second, x, y = make(), make(), *blobs()
+    train(linear(), x, y, epochs=3, callbacks=[Script([3.0, 1.0, 2.0]), first])
+    state = first.state()
+    assert set(state) == before
+    assert state.get("waited", 1) == 1 and state.get("best", 1.0) == 1.0
+    second.on_train_begin(None)
+    assert set(second.state()) == before  # the same names at every moment
+    second.restore(state)
+    for name, value in state.items():
+        np.testing.assert_array_equal(second.state()[name], value)
+
+
+def test_a_run_takes_back_where_it_was_and_refuses_what_cannot_be():
+    runs = []
+
+    class Keep(Callback):
+        def on_step_end(self, run):
+            if run.step == 5:
+                runs.append(run)
+                raise KeyboardInterrupt
+
+    for model in (linear(), linear()):
+        with pytest.raises(KeyboardInterrupt):
+            train(model, *blobs(), epochs=4, batch_size=20, callbacks=[Keep()])
+    run, other = runs
+    state = copy.deepcopy(run.state())
+    assert (state["epoch"], state["batch"], state["step"], state["seen"]) == (2, 1, 5, 20)
+    assert 0 <= state["correct"] <= 20 and state["total"] > 0 and len(state["history"]["loss"]) == 2
+    for name in ("epoch", "batch", "step", "seen", "correct"):
+        setattr(other, name, 0)
+    other.history.clear()
+    untouched = copy.deepcopy(other.state())
+    for wrong in ({"epoch": 5}, {"batch": 3}, {"seen": 41}, {"correct": -1}, {"total": math.nan}, {"history": {}}):
+        with pytest.raises(ValueError, match=rf"{next(iter(wrong))}: (got|expected)"):
+            other.restore(state | {"history": dict(state["history"])} | wrong)
+        assert other.state() == untouched
+    other.restore(state | {"history": dict(state["history"])})  # from a file it comes as a plain dict
+    assert other.state() == state
 
 
 @pytest.mark.parametrize(
@@ -774,9 +952,9 @@ def test_early_stopping_restores_the_best_after_the_last_epoch_too_with_its_runn
         np.testing.assert_array_equal(now, best)
 
 
-def epochs_run(callback, figures, name="val_loss"):
-    script = Script(figures, name)
-    return len(train(linear(), *blobs(), epochs=len(figures), callbacks=[script, callback])["loss"])
+def epochs_run(callback, metrics, name="val_loss"):
+    script = Script(metrics, name)
+    return len(train(linear(), *blobs(), epochs=len(metrics), callbacks=[script, callback])["loss"])
 
 
 def test_early_stopping_takes_a_larger_accuracy_for_better():
@@ -798,8 +976,8 @@ def test_a_callback_can_be_used_for_a_second_run():
     assert epochs_run(stopping, [10, 9, 8, 11, 12]) == 4
 
 
-def test_a_figure_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match=r"EarlyStopping: no figure 'val_loss', .*give fit validation_data"):
+def test_a_metric_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"EarlyStopping: no metric 'val_loss', .*give fit validation_data"):
         train(linear(), *blobs(), callbacks=[EarlyStopping()])
 
 
@@ -824,7 +1002,7 @@ def test_checkpoint_can_keep_every_epoch(tmp_path):
 
 
 def test_reduce_on_plateau_lowers_the_rate_down_to_its_minimum():
-    plateau = ReduceLROnPlateau(patience=2, factor=0.5, min_rate=0.3)
+    plateau = ReduceLROnPlateau(patience=2, factor=0.5, min_lr=0.3)
     losses = [3, 2, 2, 2, 1, 1, 1, 1, 1, 1]
     options = {"optimizer": optimizers.SGD(1.0), "callbacks": [Script(losses), plateau]}
     history = train(linear(), *blobs(), epochs=10, **options)
@@ -841,7 +1019,7 @@ def test_a_log_that_cannot_be_written_is_an_error_or_if_asked_a_warning(tmp_path
 
 
 def test_reduce_on_plateau_never_raises_the_rate():
-    plateau = ReduceLROnPlateau(patience=1, min_rate=0.5)
+    plateau = ReduceLROnPlateau(patience=1, min_lr=0.5)
     options = {"optimizer": optimizers.SGD(0.1), "callbacks": [Script([1] * 4), plateau]}
     assert train(linear(), *blobs(), epochs=4, **options)["learning_rate"] == [0.1] * 4
 
@@ -881,9 +1059,9 @@ class Plant(Callback):
             run.model.parameters.values[0] = np.nan
 
 
-def test_stop_on_nan_names_the_step_after_which_a_weight_was_nan():
+def test_terminate_on_nan_names_the_step_after_which_a_weight_was_nan():
     with pytest.raises(DivergedError, match=r"values: got NaN or infinity at step 3 \(epoch 2\)"):
-        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(4), StopOnNaN()])
+        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(4), TerminateOnNaN()])
 
 
 def test_weights_that_are_nan_after_an_epochs_last_step_are_found():
@@ -940,8 +1118,8 @@ def test_ctrl_c_leaves_the_model_usable(sample):
 
 
 def test_monitors_by_themselves():
-    """As a callback of one's own would use them: with nothing but the figures."""
-    run = SimpleNamespace(figures={"loss": 1.0}, stop="", model=linear())
+    """As a callback of one's own would use them: with nothing but the metrics."""
+    run = SimpleNamespace(metrics={"loss": 1.0}, stop="", model=linear())
     stopping = EarlyStopping("loss", patience=1)
     stopping.on_train_begin(run)
     stopping.on_epoch_end(run)

@@ -25,7 +25,7 @@ def use_backend(name: str) -> None:
     global _backend
     if name not in ("numba", "numpy"):
         raise ValueError(f'backend: got {name!r}, expected "numba" or "numpy"')
-    if name == "numba" and not _numba_is_installed():
+    if name == "numba" and not _installed:
         raise ValueError('backend: Numba is not installed, expected "numpy" (or: pip install numba)')
     _backend = name
 
@@ -53,7 +53,7 @@ def fast(thing: Thing) -> Thing:
     return compile.fast(thing)
 
 
-def peak(dtype) -> float:
+def measured_peak(dtype) -> float:
     """The most floating-point operations a second that this machine's cores reach; 0 with "numpy", which has no measure."""
     if _backend == "numpy":
         return 0.0
@@ -64,13 +64,18 @@ def peak(dtype) -> float:
 
 def set_threads(n: int) -> None:
     """Use n threads for every kernel from here on: at most as many as there were cores at the start."""
-    from minicnn.engine import threads
+    if _installed:
+        from minicnn.engine import threads
 
-    threads.set_threads(n)
+        threads.set_threads(n)
+    elif n != 1:
+        raise ValueError(f"threads: got {n!r}, expected 1, for Numba is not installed")
 
 
 def get_threads() -> int:
     """How many threads the kernels use."""
+    if not _installed:
+        return 1
     from minicnn.engine import threads
 
     return threads.get_threads()
@@ -90,8 +95,7 @@ def _numba_is_installed() -> bool:
     return True
 
 
-_backend = "numpy"
-if _numba_is_installed():
-    use_backend("numba")
-else:
+_installed = _numba_is_installed()
+_backend = "numba" if _installed else "numpy"
+if not _installed:
     print("minicnn: Numba is not installed; networks run on NumPy, many times slower", file=sys.stderr)

@@ -1,42 +1,24 @@
 """Compiling ahead on another core: what a training step needs last, while its first kernels are being compiled.
 
 The first run of all compiles for twenty seconds, and Numba compiles one kernel at a time. So the process that has to compile
-the large kernel of the forward pass starts another one, which compiles those of the backward pass into the same cache, where
-the first finds them. Nothing depends on it: what is not there in time is compiled as usual.
+the large kernel of the forward pass starts another one, which runs this file: it compiles the kernels of the backward pass
+into the same cache, where the first finds them. Nothing depends on it: what is not there in time is compiled as usual.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-
 import numpy as np
 
 from minicnn import layers
+from minicnn.engine import compiling, normalization, pooling, training
+from minicnn.engine.compile import compile
 from minicnn.layers import sequence
 from minicnn.optimizers import Adam
 from minicnn.parameters import Parameters
 
-PROGRAM = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_backward()"
-
-
-def start() -> None:
-    """Start the other process, where there is a Python to start; it ends by itself, and says nothing."""
-    if not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
-        return
-    quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
-    command = [sys.executable, "-c", PROGRAM.format(path=sys.path)]
-    try:
-        os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
-    except (OSError, NotImplementedError):
-        pass
-
 
 def compile_backward() -> None:
     """Run backward, and nothing else, through a small network whose arrays have the types of a real one's."""
-    from minicnn.engine import compiling, normalization, pooling, training
-    from minicnn.engine.compile import compile
-
     compiling.Announcer.said = compiling.Announcer.helped = True
     head = [layers.Conv2D(32, 3, use_bias=False), layers.MaxPool2D(), layers.BatchNorm(activation="relu")]
     tail = [layers.Conv2D(32, 3, use_bias=False), layers.GlobalMaxPool2D(), layers.Dense(10)]

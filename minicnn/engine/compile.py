@@ -48,7 +48,8 @@ class Residual(Step):
             dy = relu_backward(dy, y, self.buffer("dy", dy.shape, dy.dtype))
         branch, shortcut = (sequence.backward(part, dy) for part in (self.branch, self.shortcut))
         dx = self.dx(branch.shape, dy.dtype)
-        add(branch, shortcut, False, dx)
+        if self.needs_dx:
+            add(branch, shortcut, False, dx)
         return dx
 
 
@@ -81,6 +82,9 @@ def compile(layers: list[Layer]) -> list[Layer]:
     first = compiled[sequence.first_that_learns(compiled)]
     if isinstance(first, Step):
         first.needs_dx = False
+    ours = [step for step in compiled if isinstance(step, Step)]
+    for step, a_pass in zip(ours[:1] + ours[-1:], ("y in use", "dx"), strict=False):
+        step.opens += (a_pass,)
     return compiled
 
 
@@ -101,11 +105,8 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
 def _parts(layer: Layer) -> list[Layer]:
     """A layer, and the activation that it ends in."""
     activate = getattr(layer, "activate", None)
-    if type(layer) not in STEPS or activate is None or type(activate) is Identity:
-        return [layer]
-    activate.name = f"{layer.name}/{layer.activation}"
-    activate.input_shape = activate.output_shape = layer.output_shape
-    return [layer, activate]
+    plain = type(layer) not in STEPS or activate is None or type(activate) is Identity
+    return [layer] if plain else [layer, activate]
 
 
 def fast(thing):

@@ -20,8 +20,6 @@ import numba
 from numba import config, njit
 from numba.core import event
 
-from minicnn.engine import ahead
-
 # No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
@@ -54,6 +52,19 @@ def _forgive(compiled):
     return compiled
 
 
+AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_backward()"
+
+
+def _start_ahead() -> None:
+    """Run ahead.py in another process, where there is a Python to start; it ends by itself, and says nothing."""
+    if not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
+        return
+    quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
+    command = [sys.executable, "-c", AHEAD.format(path=sys.path)]
+    with suppress(OSError, NotImplementedError):
+        os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+
+
 class Announcer(event.Listener):
     """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
 
@@ -67,7 +78,7 @@ class Announcer(event.Listener):
         large = function.__qualname__ == "winograd._forward.launch"  # five seconds; as threads.parallel names it
         if large and not self.helped and _cache_folder.lasts and config.NUMBA_NUM_THREADS > 1:
             self.helped = True
-            ahead.start()
+            _start_ahead()
 
     def on_end(self, event):
         pass

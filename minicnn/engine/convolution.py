@@ -8,9 +8,13 @@ dw; the sums are added in order, so that the result does not depend on the numbe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from minicnn.engine import direct, winograd
+from minicnn.engine.compiling import kernel
+from minicnn.engine.memory import scratch
 from minicnn.engine.step import Step
 
 
@@ -23,12 +27,28 @@ class Convolution(Step):
         layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
         b = layer.b.value if layer.use_bias else None
         if self._takes_winograd(x):
-            winograd.convolve(x, layer.w.value, b, layer.window.padding, self.relu, y)
+            w = self._packed(winograd.packed_shape(layer.w.shape, x.dtype), winograd.pack, training)
+            winograd.convolve(x, w, b, layer.kernel_size[0], layer.window.padding, self.relu, y)
         else:
-            direct.convolve(x, layer.w.value, b, layer.window, layer.groups, self.relu, y)
+            w = self._packed(direct.packed_shape(layer.w.shape, layer.groups, x.dtype), direct.pack, training)
+            direct.convolve(x, w, b, layer.window, layer.groups, self.relu, y)
         if training:
             self.save_for_backward(x, y)
         return y
+
+    def _packed(self, shape: tuple[int, ...], pack: Callable, training: bool) -> np.ndarray:
+        """The weights as the kernels read them. In use they are packed again only when they have changed."""
+        w = self.layer.w.value
+        if training:
+            packed = scratch("panels", shape, w.dtype)
+            pack(w, packed)
+            return packed
+        known = "packed" in self.buffers and same_numbers(self.buffers["packed from"].reshape(-1), w.reshape(-1))
+        packed, source = self.buffer("packed", shape, w.dtype), self.buffer("packed from", w.shape, w.dtype)
+        if not known:
+            pack(w, packed)
+            source[...] = w
+        return packed
 
     def backward(self, dy):
         (x, y), layer, dy = self.saved, self.layer, np.ascontiguousarray(dy)
@@ -43,3 +63,15 @@ class Convolution(Step):
 
     def _takes_winograd(self, x: np.ndarray) -> bool:
         return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, x.dtype) and len(x) > 0
+
+
+@kernel
+def same_numbers(a, b):
+    """Whether two arrays hold the same numbers; NaN is like no number."""
+    for start in range(0, a.size, 4096):  # without a way out of the inner loop, it runs on vectors
+        different = 0
+        for i in range(start, min(start + 4096, a.size)):
+            different += a[i] != b[i]
+        if different:
+            return False
+    return True

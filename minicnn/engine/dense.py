@@ -24,7 +24,7 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import scratch
-from minicnn.engine.products import outer_product, rows_by_panel
+from minicnn.engine.products import outer_product, rows_by_matrix, rows_by_panel
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, get_threads, parallel
 
@@ -71,6 +71,11 @@ def _product_of_panel(shape, square, a, first, last, w, transposed, column, pane
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
     depth, like = a.shape[1], zeros(a, shape)
     rows, lanes, flat = last - first, len(like[0]), a.reshape(-1)
+    if rows <= len(like) and not transposed and column + lanes <= w.shape[1]:  # each weight is needed once
+        offsets, step = strided(depth, 0, rows, like), w.shape[1]
+        sums = rows_by_matrix(flat, offsets, first * depth, depth, w.reshape(-1), column, step, like)
+        store_rows(block, strided(lanes, 0, rows, like), 0, sums)
+        return
     block[:] = 0
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)

@@ -158,7 +158,7 @@ def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, 
 
 
 @kernel
-def pack(w, panels):
+def _pack(w, panels):
     """Weights (rows, groups * f) to panels (groups, panels, rows, lanes); lanes beyond f are 0."""
     groups, count, rows, width = panels.shape
     f = w.shape[1] // groups
@@ -251,20 +251,33 @@ def _forward(part, block, x, windows, panels, bias, relu, y, targets, frames, sp
             _forward_image(block, source, x0, windows, panels, bias, relu, flat_y, y0, f, targets, spills[task])
 
 
-def convolve(x, w, b, window, groups, relu, y):
-    """y, for any convolution."""
-    (kh, kw, c, f), dtype = w.shape, x.dtype
+def packed_shape(w_shape, groups, dtype) -> tuple[int, ...]:
+    """The shape of weights (kh, kw, c, f) in panels as wide as a vector, group by group."""
+    kh, kw, c, f = w_shape
+    lanes = panel_block(f // groups, dtype, ROWS).shape[1]
+    return groups, -(-(f // groups) // lanes), kh * kw * c, lanes
+
+
+def pack(w, panels) -> None:
+    """Copy the weights w into panels of their `packed_shape`."""
+    _pack(w.reshape(-1, w.shape[-1]), panels)
+
+
+def convolve(x, panels, b, window, groups, relu, y):
+    """y, for any convolution, with the packed weights."""
+    (_, oh, ow, f), dtype = y.shape, x.dtype
     if y.size == 0:
         return
-    windows, pixels = forward_windows(x.shape[1:], window, groups), _pixels(y.shape[1] * y.shape[2], f)
+    windows, pixels = forward_windows(x.shape[1:], window, groups), _pixels(oh * ow, f)
     block = panel_block(f // groups, dtype, ROWS)
-    panels = scratch("panels", (groups, -(-(f // groups) // block.shape[1]), kh * kw * c, block.shape[1]), dtype)
-    pack(w.reshape(kh * kw * c, f), panels)
     bias = scratch("bias", (*panels.shape[:2], 1, block.shape[1]), dtype)
-    pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
+    _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
     tasks = min(len(x), 16)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
-    spills, work = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), y.size * kh * kw * c
+    spills, work = (
+        scratch("blocks", (tasks, ROWS * block.shape[1]), dtype),
+        y.size * panels.shape[2] if tasks > 1 else 0,
+    )
     _forward(work, block, x, windows, panels, bias.reshape(-1), relu, y, pixels, frames, spills)
 
 

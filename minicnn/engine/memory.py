@@ -33,10 +33,14 @@ class Turns:
     def __init__(self):
         self.memory, self.turn = [np.empty(0, np.uint8), np.empty(0, np.uint8)], 0
 
-    def next(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An uninitialised array, good until the call after the next."""
+    def next(self, shape: tuple[int, ...], dtype: np.dtype, anew: bool) -> np.ndarray:
+        """An uninitialised array, good until the call after the next; `anew` at the start of a pass.
+
+        Each step then gets the same memory at every pass, which the cache rewards.
+        """
         size = math.prod(shape) * dtype.itemsize
-        turn, self.turn = self.turn, 1 - self.turn
+        turn = 0 if anew else self.turn
+        self.turn = 1 - turn
         if self.memory[turn].size < size:
             self.memory[turn] = empty((size,), np.uint8)
         return self.memory[turn][:size].view(dtype).reshape(shape)

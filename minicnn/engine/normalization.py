@@ -1,9 +1,9 @@
 """Batch normalisation: see minicnn/layers/normalization.py for what it computes.
 
-Faster because each pass reads x once from memory. The batch's mean and variance are gathered tile by tile: while some rows
-are in the nearest cache their mean is taken, and then the squares of the differences from it; two tiles' results are joined
-by the formula of Chan, Golub and LeVeque (1979), in a fixed order. So no outlier and no large mean swallows a small
-variance.
+Faster because each pass reads x once. The batch's mean and variance are gathered together, from the squares of the
+differences from the mean of the rows before, which are then put right for the mean that all rows have (as Welford, 1962, and
+Chan, Golub and LeVeque, 1979): no outlier and no large mean swallows a small variance. The rows are dealt into a fixed
+number of parts, and the parts' sums joined in order.
 """
 
 from __future__ import annotations
@@ -15,30 +15,35 @@ from minicnn.engine.memory import scratch
 from minicnn.engine.step import Step
 from minicnn.engine.threads import PARTS, chunk, parallel
 
-TILE = 128  # rows: with vectors of 128 bytes, half of the nearest cache
+TILE = 128  # rows that are joined to those before them
+START = 16  # rows at the start, of which the mean is taken first
 
 
 @parallel
 def _moments(part, block, x, means, squares):
     """Of a part of the rows: every channel's mean, and the sum of the squared differences from it."""
     c, flat, rows = x.shape[1], x.reshape(-1), chunk(part, x.shape[0])
-    nothing = zeros(x, block)[0]
-    one = x.dtype.type(1)
+    nothing, one = zeros(x, block)[0], x.dtype.type(1)
+    end = min(rows.start + START, rows.stop)
     for k in range(0, c, len(nothing)):
         mean, square = nothing, nothing
-        for start in range(rows.start, rows.stop, TILE):
+        if rows.start < end:
+            first, total = load(nothing, flat, rows.start * c + k), nothing
+            for i in range(rows.start, end):
+                total = total + (load(nothing, flat, i * c + k) - first)
+            mean = first + (one / x.dtype.type(end - rows.start)) * total
+            for i in range(rows.start, end):
+                v = load(nothing, flat, i * c + k) - mean
+                square = fma(v, v, square)
+        for start in range(end, rows.stop, TILE):
             stop = min(start + TILE, rows.stop)
-            first, total, squared = load(nothing, flat, start * c + k), nothing, nothing
+            total, squared = nothing, nothing  # of the differences from the mean so far
             for i in range(start, stop):
-                total = total + (load_prefetching(nothing, flat, i * c + k) - first)
-            shift = (one / x.dtype.type(stop - start)) * total  # the tile's mean is first + shift
-            for i in range(start, stop):
-                v = (load(nothing, flat, i * c + k) - first) - shift
-                squared = fma(v, v, squared)
-            weight = x.dtype.type(stop - start) / x.dtype.type(stop - rows.start)
-            between = (first - mean) + shift
-            square = square + squared + (x.dtype.type(start - rows.start) * weight) * (between * between)
-            mean = fma(weight, between, mean)
+                v = load_prefetching(nothing, flat, i * c + k) - mean
+                total, squared = total + v, fma(v, v, squared)
+            # the mean moves, and around it the sum of squares is smaller
+            move = (one / x.dtype.type(stop - rows.start)) * total
+            square, mean = (square + squared) - move * total, mean + move
         store(means[part], k, mean)
         store(squares[part], k, square)
 

@@ -39,6 +39,15 @@ def rows_by_panel(x, offsets, start, length, panel, at, sums):
 
 
 @helper
+def rows_by_matrix(x, offsets, start, length, w, at, step, sums):
+    """As rows_by_panel, with the weights where they lie: row k begins at w[at + k * step]."""
+    for k in range(start, start + length):
+        sums = multiply_add(x, offsets, k, load(sums[0], w, at), sums)
+        at += step
+    return sums
+
+
+@helper
 def outer_product(x, x0, x_steps, columns, dy, dy0, dy_steps, shape, sums):
     """sums += some rows of dw, as wide as a vector: over all pixels (i, j) of `shape`, x's numbers times dy's vector.
 

@@ -17,6 +17,7 @@ class Step(Layer):
 
     fuses_relu = False
     needs_dx = True
+    opens: tuple[str, ...] = ()  # the passes, "y in use" or "dx", of which this is the first step
 
     def __init__(self, layer: Layer, relu: Layer | None, turns: Turns | None):
         self.layer, self.fused, self.turns = layer, [layer] if relu is None else [layer, relu], turns
@@ -38,11 +39,13 @@ class Step(Layer):
     def y(self, x: np.ndarray, training: bool) -> np.ndarray:
         """Memory for the result."""
         shape = (len(x), *self.output_shape)
-        return self.buffer("y", shape, x.dtype) if training else self._passing("passing", shape, x.dtype)
+        return self.buffer("y", shape, x.dtype) if training else self._passing("y in use", shape, x.dtype)
 
     def dx(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Memory for dx, or an empty array where nobody needs it."""
         return self._passing("dx", shape, dtype) if self.needs_dx else np.empty((0,) * len(shape), dtype)
 
     def _passing(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        return self.buffer(name, shape, dtype) if self.turns is None else self.turns.next(shape, dtype)
+        if self.turns is None:
+            return self.buffer(name, shape, dtype)
+        return self.turns.next(shape, dtype, anew=name in self.opens)

@@ -448,11 +448,17 @@ def _tiles(y_shape, r, padding, group=32) -> Tiles:
     return Tiles(size, -(-y_shape[0] // size), -(-y_shape[1] // size), padding[0][0], padding[1][0], group)
 
 
-def _panels(w, block):
+def packed_shape(w_shape, dtype) -> tuple[int, ...]:
+    """The shape of weights (r, r, c, f) at the points, in panels as wide as a vector."""
+    _, _, c, f = w_shape
+    lanes = _block(c, f, dtype).shape[1]
+    return f // lanes, 36, c, lanes
+
+
+def pack(w, u) -> None:
+    """Transform the weights w into u, of their `packed_shape`."""
     r, _, c, f = w.shape
-    u = scratch("panels", (f // block.shape[1], 36, c, block.shape[1]), w.dtype)
-    _transform_weights(u.size, block, weight_transform(r, w.dtype), w, u)
-    return u.reshape(-1)
+    _transform_weights(u.size, _block(c, f, w.dtype), weight_transform(r, w.dtype), w, u)
 
 
 def _scratch(tiles, c, f, lanes, dtype):
@@ -462,17 +468,16 @@ def _scratch(tiles, c, f, lanes, dtype):
     return *at_points, scratch("blocks", (MAX_THREADS, 36 * lanes), dtype)
 
 
-def convolve(x, w, b, padding, relu, y):
-    """y of a convolution that `fits`."""
-    r, _, c, f = w.shape
-    dtype, block = x.dtype, _block(c, f, x.dtype)
+def convolve(x, u, b, r, padding, relu, y):
+    """y of a convolution that `fits`, of an r x r window with the packed weights u."""
+    c, f, dtype = x.shape[3], y.shape[3], x.dtype
+    block = _block(c, f, dtype)
     tiles = _tiles(y.shape[1:], r, padding)
     pixels, _, outputs, windows = _scratch(tiles, c, f, block.shape[1], dtype)
     bias = np.zeros(f, dtype) if b is None else b
-    u, tasks = _panels(w, block), min(len(x), 16)
-    x_flat, y_flat = x.reshape(-1), y.reshape(-1)
+    x_flat, y_flat, u, tasks = x.reshape(-1), y.reshape(-1), u.reshape(-1), min(len(x), 16)
     _forward(
-        y.size * r * r * c,
+        y.size * r * r * c if tasks > 1 else 0,
         *(block, x_flat, x.shape[1:], tiles, u, bias, relu, y_flat, y.shape[1:], tasks, pixels, outputs, windows),
     )
 
@@ -484,12 +489,16 @@ def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
     tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
-    u = _panels(np.ascontiguousarray(w.swapaxes(2, 3)), block) if needs_dx else np.empty(0, dtype)
+    u = np.empty(0, dtype)
+    if needs_dx:
+        w = np.ascontiguousarray(w.swapaxes(2, 3))
+        u = scratch("panels", packed_shape(w.shape, dtype), dtype)
+        pack(w, u)
     partial, sums = scratch("partial", (tasks, 36 * c * f), dtype), scratch("db", (tasks, f), dtype)
     _backward(
         2 * dy.size * r * r * c,
         *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
-        *(tiles, u, partial, sums, needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, block.shape[1], dtype)),
+        *(tiles, u.reshape(-1), partial, sums, needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, block.shape[1], dtype)),
     )
     _transform_du(partial.size, block, weight_transform(r, dtype), partial, dw)
     if db is not None:

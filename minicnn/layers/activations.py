@@ -1,7 +1,6 @@
 """Activations: the bend between two linear layers, without which a deep network would be one matrix.
 
-Each works number by number on any shape (softmax along the last axis), and keeps its input or its result, whichever its
-derivative is written in.
+Each works number by number, on any shape; only softmax looks at a whole row.
 """
 
 from __future__ import annotations
@@ -13,34 +12,48 @@ import numpy as np
 from minicnn.layers.base import Layer
 
 
-class ReLU(Layer):
-    """y = max(0, x). The gate was open where the result is above 0: dx = dy there, else 0. NaN stays NaN."""
+class Activation(Layer):
+    """y = f(x), number by number: the base of those that give `f` and its `derivative`. Then dx = dy * f'(x)."""
+
+    def f(self, x: np.ndarray) -> np.ndarray:
+        """The function."""
+        raise NotImplementedError(f"{self.title}: f is missing")
+
+    def derivative(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Its derivative at x, where its value is y: some are shorter to write in terms of the one, some of the other."""
+        raise NotImplementedError(f"{self.title}: derivative is missing")
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        y = np.maximum(x, 0)
+        y = self.f(x)
         if training:
-            self.save_for_backward(y)
+            self.save_for_backward(x, y)
         return y
 
     def backward(self, dy: np.ndarray) -> np.ndarray:
-        (y,) = self.saved
-        return dy * (y > 0)
+        return dy * self.derivative(*self.saved)
 
 
-class LeakyReLU(Layer):
-    """y = x where x > 0, negative_slope * x elsewhere, and dx likewise of dy (Maas, Hannun and Ng, 2013)."""
+class ReLU(Activation):
+    """max(0, x). The gate is open, with slope 1, where the result is above 0. NaN stays NaN."""
+
+    def f(self, x):
+        return np.maximum(x, 0)
+
+    def derivative(self, x, y):
+        return y > 0
+
+
+class LeakyReLU(Activation):
+    """x where x > 0, negative_slope * x elsewhere (Maas, Hannun and Ng, 2013)."""
 
     def __init__(self, negative_slope: float = 0.01):
         self.negative_slope = negative_slope
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        if training:
-            self.save_for_backward(x)
+    def f(self, x):
         return np.where(x > 0, x, self.negative_slope * x)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        (x,) = self.saved
-        return np.where(x > 0, dy, self.negative_slope * dy)
+    def derivative(self, x, y):
+        return np.where(x > 0, 1, self.negative_slope).astype(x.dtype)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -48,72 +61,63 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-class Sigmoid(Layer):
-    """y = 1 / (1 + exp(-x)). The derivative in terms of the result is y * (1 - y)."""
+class Sigmoid(Activation):
+    """1 / (1 + exp(-x))."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        y = sigmoid(x)
-        if training:
-            self.save_for_backward(y)
-        return y
+    def f(self, x):
+        return sigmoid(x)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        (y,) = self.saved
-        return dy * y * (1 - y)
+    def derivative(self, x, y):
+        return y * (1 - y)
 
 
-class Tanh(Layer):
-    """The hyperbolic tangent. The derivative in terms of the result is 1 - y**2."""
+class Tanh(Activation):
+    """The hyperbolic tangent."""
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        y = np.tanh(x)
-        if training:
-            self.save_for_backward(y)
-        return y
+    def f(self, x):
+        return np.tanh(x)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        (y,) = self.saved
-        return dy * (1 - y * y)
+    def derivative(self, x, y):
+        return 1 - y * y
 
 
-class GELU(Layer):
+class GELU(Activation):
     """x times the probability that a standard normal number is below x, in the tanh form of Hendrycks and Gimpel (2016).
 
-        y = 0.5 * x * (1 + tanh(u))        u = sqrt(2/pi) * (x + 0.044715 * x**3)
-
-    The product rule gives dy/dx = 0.5 * (1 + tanh(u)) + 0.5 * x * (1 - tanh(u)**2) * du/dx.
+    y = 0.5 * x * (1 + tanh(u))        u = sqrt(2/pi) * (x + 0.044715 * x**3)
     """
 
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        if training:
-            self.save_for_backward(x)
+    def f(self, x):
         return 0.5 * x * (1 + np.tanh(self._u(x)))
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        (x,) = self.saved
+    def derivative(self, x, y):
         t = np.tanh(self._u(x))
         du = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-        return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du)
+        return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du  # the product rule
 
-    def _u(self, x: np.ndarray) -> np.ndarray:
+    def _u(self, x):
         return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
 
 
-class SiLU(Layer):
-    """y = x * s with s = sigmoid(x), also called swish (Elfwing, Uchibe and Doya, 2017).
+class SiLU(Activation):
+    """x * sigmoid(x), also called swish (Elfwing, Uchibe and Doya, 2017)."""
 
-    The product rule gives dy/dx = s + x * s * (1 - s).
-    """
-
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        if training:
-            self.save_for_backward(x)
+    def f(self, x):
         return x * sigmoid(x)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        (x,) = self.saved
+    def derivative(self, x, y):
         s = sigmoid(x)
-        return dy * (s + x * s * (1 - s))
+        return s + x * s * (1 - s)  # the product rule
+
+
+class Identity(Activation):
+    """y = x: the activation of a layer that has none."""
+
+    def f(self, x):
+        return x
+
+    def derivative(self, x, y):
+        return x.dtype.type(1)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -137,16 +141,6 @@ class Softmax(Layer):
     def backward(self, dy: np.ndarray) -> np.ndarray:
         (y,) = self.saved
         return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
-
-
-class Identity(Layer):
-    """y = x: the activation of a layer that has none."""
-
-    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        return x
-
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        return dy
 
 
 BY_NAME = {

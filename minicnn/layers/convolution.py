@@ -37,7 +37,32 @@ def convolve_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, window: Wind
     return add_windows(dmatrix.reshape(patches.shape), x.shape, window), dw
 
 
-class Conv2D(Layer):
+class _Convolution(Layer):
+    """What both kinds of convolution are given."""
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = "same",
+        dilation: int | tuple[int, int] = 1,
+        use_bias: bool = True,
+        activation: str | None = None,
+        kernel_initializer: str | Callable = "he",
+    ):
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
+        self.padding = check_padding(padding)
+        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
+        self.activation, self.activate = activation, activations.get(activation)
+
+    def slide(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
+        """Make the window for images of this shape; returns how many positions it has."""
+        self.window = make_window(self, input_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        return self.window.positions(input_shape)
+
+
+class Conv2D(_Convolution):
     """2-D convolution (cross-correlation, as in every framework): slide w over x, a dot product at each position.
 
         y[n, i, j, f] = b[f] + sum over (p, q, c) of
@@ -64,23 +89,18 @@ class Conv2D(Layer):
         activation: str | None = None,
         kernel_initializer: str | Callable = "he",
     ):
+        super().__init__(kernel_size, stride, padding, dilation, use_bias, activation, kernel_initializer)
         self.filters, self.groups = positive(filters, "filters"), positive(groups, "groups")
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        self.padding = check_padding(padding)
-        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
-        self.activation, self.activate = activation, activations.get(activation)
         if self.filters % self.groups:
             raise ValueError(f"filters: got {filters}, expected a multiple of groups={groups}")
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
-        self.window = make_window(self, input_shape, self.kernel_size, self.stride, self.padding, self.dilation)
+        positions = self.slide(input_shape)
         if input_shape[2] % self.groups:
             raise self.shape_error(input_shape, f"(h, w, c), c a multiple of groups={self.groups}")
         shape = (*self.kernel_size, input_shape[2] // self.groups, self.filters)
         self.w = parameters.add("w", shape, initializers.get(self.kernel_initializer))
         self.b = parameters.add("b", (self.filters,), initializers.zeros) if self.use_bias else None
-        positions = self.window.positions(input_shape)
         self.macs = math.prod(positions) * math.prod(shape)
         return (*positions, self.filters)
 
@@ -96,18 +116,21 @@ class Conv2D(Layer):
     def backward(self, dy: np.ndarray) -> np.ndarray:
         (x,) = self.saved
         dy = self.activate.backward(dy)
-        bundles = zip(self._bundles(dy), self._bundles(x), self._bundles(self.w.value), strict=True)
-        dxs, dws = zip(*(convolve_backward(dyg, xg, wg, self.window) for dyg, xg, wg in bundles), strict=True)
-        self.w.grad[...] = np.concatenate(dws, axis=3)
         if self.use_bias:
             self.b.grad[...] = dy.sum(axis=(0, 1, 2))
-        return np.concatenate(dxs, axis=3)
+        dx = np.empty_like(x)
+        arrays = [self._bundles(array) for array in (dy, x, self.w.value, dx, self.w.grad)]
+        for dyg, xg, wg, dxg, dwg in zip(
+            *arrays, strict=True
+        ):  # dxg and dwg are views: what is written lands in dx, dw
+            dxg[...], dwg[...] = convolve_backward(dyg, xg, wg, self.window)
+        return dx
 
     def _bundles(self, array: np.ndarray) -> list[np.ndarray]:
         return np.split(array, self.groups, axis=3)
 
 
-class DepthwiseConv2D(Layer):
+class DepthwiseConv2D(_Convolution):
     """A window of weights of its own for each channel: convolution with as many groups as channels.
 
         y[n, i, j, c] = b[c] + sum over (p, q) of
@@ -116,28 +139,10 @@ class DepthwiseConv2D(Layer):
     (h, w, c) to (oh, ow, c), weights w (kh, kw, c, 1) and b (c,); the arguments are those of Conv2D.
     """
 
-    def __init__(
-        self,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = "same",
-        dilation: int | tuple[int, int] = 1,
-        use_bias: bool = True,
-        activation: str | None = None,
-        kernel_initializer: str | Callable = "he",
-    ):
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
-        self.padding = check_padding(padding)
-        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
-        self.activation, self.activate = activation, activations.get(activation)
-
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
-        self.window = make_window(self, input_shape, self.kernel_size, self.stride, self.padding, self.dilation)
-        c = input_shape[2]
+        positions, c = self.slide(input_shape), input_shape[2]
         self.w = parameters.add("w", (*self.kernel_size, c, 1), self._initialize)
         self.b = parameters.add("b", (c,), initializers.zeros) if self.use_bias else None
-        positions = self.window.positions(input_shape)
         self.macs = math.prod(positions) * math.prod(self.kernel_size) * c
         return (*positions, c)
 

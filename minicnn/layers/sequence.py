@@ -26,6 +26,9 @@ def build(layers: Sequence[Layer], input_shape: tuple[int, ...], parameters: Par
                 f"{layer.title}: build returned {output!r}, expected the output's shape, such as (28, 28, 1)"
             )
         layer.output_shape = shape = tuple(int(n) for n in output)
+        if isinstance(ending := getattr(layer, "activate", None), Layer):  # the activation that it ends in
+            ending.name = f"{layer.name}/{layer.activation}" if layer.activation else layer.name
+            ending.input_shape = ending.output_shape = shape
     return shape
 
 

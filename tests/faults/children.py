@@ -109,7 +109,7 @@ def sound(path: Path) -> int:
     if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
         return -1
     with np.load(io.BytesIO(content)) as file:
-        return json.loads(file["config"].tobytes())["step"]
+        return json.loads(file["config"].tobytes())["states"]["run"]["step"]
 
 
 def newest(out: Path) -> int:

@@ -70,6 +70,9 @@ def layers(*described):
     return {"layers": list(described)}
 
 
+RELU = {"class": "ReLU"}
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Files that no library would write
 
@@ -164,12 +167,12 @@ class Evil:
         return os.mkdir, ("evil",)
 
 
-DEEP = {"class": "ReLU"}
+DEEP = RELU
 for _ in range(150):
-    DEEP = {"class": "Residual", "layers": [DEEP, {"class": "ReLU"}]}
-WIDE = {"class": "ReLU"}
+    DEEP = {"class": "Residual", "layers": [DEEP, RELU]}
+WIDE = RELU
 for _ in range(19):
-    WIDE = {"class": "Residual", "layers": [WIDE, *[{"class": "ReLU"}] * 250]}
+    WIDE = {"class": "Residual", "layers": [WIDE, *[RELU] * 250]}
 OBJECTS = io.BytesIO()
 np.lib.format.write_array(OBJECTS, np.array([Evil()], object), allow_pickle=True)
 
@@ -236,9 +239,9 @@ HOSTILE = {
     "a million lists": (with_members(config=layers(*[[]] * 980_000)), r"layers\[0\]: expected a layer's class"),
     "nested JSON": (with_members(config=b"[" * 500_000), "recursion"),
     "a list": (with_members(config=b"[]"), "config: got list"),
-    "later format": (with_members(config={"format": 2}), "got format 2, expected 1"),
+    "later format": (with_members(config={"format": 3}), "got format 3, expected 2: of another version of minicnn"),
     "50,000 layers": (
-        with_members(config=layers(*[{"class": "ReLU"}] * 50_000)),
+        with_members(config=layers(*[RELU] * 50_000)),
         "layers: got 50,000, expected at most",
     ),
     "layers 150 deep": (with_members(config=layers(DEEP)), "layers: one in another, more than"),
@@ -250,9 +253,9 @@ HOSTILE = {
     "units of true": (dense(units=True), "units: got True"),
     "units of 3.0": (dense(units=3.0), "units: got 3.0"),
     "bias of text": (dense(use_bias="yes"), "use_bias: got 'yes', expected true or false"),
-    "slope of text": (layer("LeakyReLU", slope="1"), "slope: got '1', expected a finite number"),
-    "slope of infinity": (layer("LeakyReLU", slope=float("inf")), "slope: got inf"),
-    "slope a layer": (layer("LeakyReLU", layers=[{"class": "ReLU"}]), "layers: expected none inside it"),
+    "slope of text": (layer("LeakyReLU", negative_slope="1"), "negative_slope: got '1', expected a finite number"),
+    "slope of infinity": (layer("LeakyReLU", negative_slope=float("inf")), "negative_slope: got inf"),
+    "slope a layer": (layer("LeakyReLU", layers=[RELU]), "layers: expected none inside it"),
     "momentum of text": (layer("BatchNorm", momentum="0.9"), "momentum: got '0.9'"),
     "epsilon of infinity": (layer("BatchNorm", epsilon=float("inf")), "epsilon: got inf"),
     "rate of 2": (layer("Dropout", rate=2), "rate: got 2"),
@@ -261,15 +264,30 @@ HOSTILE = {
     "activation a list": (dense(activation=[]), "layers.0."),
     "initializer of code": (dense(kernel_initializer="eval"), "initializer: got 'eval'"),
     "another argument": (dense(build="x"), "build"),
+    "2 MB of an argument's name": (
+        layer("Residual", **{"a" * 2_000_000: {"class": "Residual", "layers": [RELU] * 4_900}}),
+        r"layers\[0\]: Residual: .*'a{60}",
+    ),
+    "2 MB of an argument's name, and a mistake in it": (
+        layer("Residual", **{"a" * 2_000_000: {"class": "Residual", "layers": [*[RELU] * 4_900, {"class": "Explode"}]}}),
+        r"layer 'Explode' is not known; .* \(at layers\[0\]\.a{60}\.layers\[4900\]\)$",
+    ),
     "name as an argument": (dense(self=1), "layers.0.: Dense"),
     "no list of layers": (with_members(config={"layers": "Dense"}), "layers: got 'Dense', expected list"),
     "input of floats": (with_members(config={"input_shape": [4.0]}), r"input_shape: got \[4.0\]"),
+    "input of 1.2 million ones": (
+        with_members(
+            config={"input_shape": [1] * 1_200_000} | layers(*[{"class": "Residual", "layers": [RELU]}] * 2_000)
+        ),
+        r"input_shape: got \[1, 1, .*",
+    ),
+    "input of 33 ones": (with_members(config={"input_shape": [1] * 33}), r"input_shape: got \[1, 1, .*, expected whole"),
     "input of nothing": (with_members(config={"input_shape": []}), "input"),
     "seed below 0": (with_members(config={"seed": -1}), "seed: got -1"),
     "seed of text": (with_members(config={"seed": "0"}), "seed: got '0'"),
     "float16": (with_members(config={"dtype": "float16"}), "dtype: got 'float16'"),
-    "mean of NaN": (with_members(config={"mean": [float("nan")] * 4, "deviation": [1.0] * 4}), "mean: got"),
-    "deviation of 0": (with_members(config={"mean": [0.0] * 4, "deviation": [0.0] * 4}), "deviation: got"),
+    "mean of NaN": (with_members(config={"mean": [float("nan")] * 4, "std": [1.0] * 4}), "mean: got"),
+    "standard deviation of 0": (with_members(config={"mean": [0.0] * 4, "std": [0.0] * 4}), "std: got"),
 }
 
 
@@ -323,20 +341,35 @@ def conv(units=3, filters=2):
 def test_weights_of_another_model_are_refused_with_all_that_differs(make, message, tmp_path):
     small().save(tmp_path / "model.npz")
     model = make()
-    before = model.parameters.values.copy(), model.parameters.states.copy()
+    before = model.parameters.values.copy(), model.parameters.statistics.copy()
     with pytest.raises(ModelFileError, match=message):
         load_weights(model, tmp_path / "model.npz")
     np.testing.assert_array_equal(model.parameters.values, before[0])
-    np.testing.assert_array_equal(model.parameters.states, before[1])
+    np.testing.assert_array_equal(model.parameters.statistics, before[1])
 
 
 def test_weights_of_a_later_format_are_refused(tmp_path):
-    stored(tmp_path / "model.npz", members(config={"format": 2}))
+    stored(tmp_path / "model.npz", members(config={"format": 3}))
     model = small()
     before = model.parameters.values.copy()
-    with pytest.raises(ModelFileError, match=r"model\.npz: got format 2, expected 1$"):
+    with pytest.raises(ModelFileError, match=r"model\.npz: got format 3, expected 2: of another version of minicnn$"):
         load_weights(model, tmp_path / "model.npz")
     np.testing.assert_array_equal(model.parameters.values, before)
+
+
+def of_format_1(path):
+    """A model as version 0.1 wrote it."""
+    described = {"class": "Dense", "units": 3, "use_bias": True, "activation": None, "kernel_initializer": "glorot"}
+    config = {"format": 1, "input_shape": [4], "dtype": "float32", "seed": 0, "mean": None, "deviation": None}
+    stored(path, members(json.dumps(config | layers(described)).encode()))
+
+
+@pytest.mark.parametrize("read", [minicnn.load, lambda path: small().load_weights(path)], ids=["load", "load_weights"])
+def test_a_model_of_the_version_before_is_refused_in_one_line_that_says_so(read, tmp_path):
+    of_format_1(tmp_path / "model.npz")
+    with pytest.raises(ModelFileError) as caught:
+        read(tmp_path / "model.npz")
+    assert str(caught.value) == f"{tmp_path / 'model.npz'}: got format 1, expected 2: of another version of minicnn"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -389,11 +422,11 @@ def file(request, tmp_path):
 def check(file, contents):
     """Each is refused, or is as good as the whole one."""
     path, outcome = file
-    right = outcome(path)
-    assert right is not None
+    whole = outcome(path)
+    assert whole is not None
     for content in contents:
         path.write_bytes(content)
-        assert outcome(path) in (None, right)
+        assert outcome(path) in (None, whole)
 
 
 def flipped(content, at, bits):

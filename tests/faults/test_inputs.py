@@ -68,14 +68,14 @@ LAYOUTS = {
 def test_images_of_any_layout_give_what_a_plain_array_gives(kind, backend, tmp_path):
     minicnn.use_backend(backend)
     x = X if kind == "uint8" else (X / 255).astype(kind)
-    right = used(x, Y)
+    correct = used(x, Y)
     for name, lay_out in LAYOUTS.items():
         images, labels = (
             lay_out(x, tmp_path / "x.npy"),
             lay_out(Y, tmp_path / "y.npy") if name != "negative strides" else Y[::-1].copy()[::-1],
         )
         np.testing.assert_array_equal(images, x)
-        for found, expected in zip(used(images, labels), right, strict=True):
+        for found, expected in zip(used(images, labels), correct, strict=True):
             np.testing.assert_array_equal(found, expected, err_msg=name)
         np.testing.assert_array_equal(images, x)
         np.testing.assert_array_equal(labels, Y)
@@ -158,14 +158,14 @@ def test_predictions_do_not_depend_on_the_batch_they_came_in(recipe, backend):
     minicnn.use_backend(backend)
     model = RECIPES[recipe].model()
     x = load_fashion_mnist("sample", verbose=False).test_images[: 256 if backend == "numba" else 21]
-    right = model.outputs(x, batch_size=256)
+    correct = model.outputs(x, batch_size=256)
     for batch_size in (1, 7):
         n = 3 * batch_size
         found = model.outputs(x[:n], batch_size=batch_size)
         if backend == "numba":
-            np.testing.assert_array_equal(found, right[:n])
+            np.testing.assert_array_equal(found, correct[:n])
         else:
-            np.testing.assert_allclose(found, right[:n], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found, correct[:n], rtol=1e-4, atol=1e-5)
 
 
 def too_large_then_small(x, y):
@@ -190,16 +190,16 @@ def test_a_batch_too_large_for_memory_leaves_the_model_usable(backend):
     minicnn.use_backend(backend)
     minicnn.set_threads(1)
     try:
-        right = net().predict(X)
+        correct = net().predict(X)
         many = np.broadcast_to(X[:1], (200_000, *X.shape[1:])).copy()
         many[:9] = X
         found = measured(too_large_then_small, many, np.zeros(len(many), int), memory=60_000_000)
     finally:
-        minicnn.set_threads(minicnn.ops.kernels.threads.MAX_THREADS)
+        minicnn.set_threads(minicnn.engine.threads.MAX_THREADS)
     assert found.error is None, found.error
     assert len(found.value) == 3
     for y in found.value:
-        np.testing.assert_array_equal(y, right)
+        np.testing.assert_array_equal(y, correct)
 
 
 def test_a_model_of_no_images_at_all_is_still_a_model():
@@ -207,5 +207,5 @@ def test_a_model_of_no_images_at_all_is_still_a_model():
     model = Sequential([Flatten(), Dense(3)], (8, 6, 2))
     with pytest.raises(DataError, match="images: got none"):
         model.fit(X[:0], Y[:0], verbose=False)
-    assert model.mean is None
+    assert model.scale.mean is None
     assert np.isfinite(model.predict(X)).all()

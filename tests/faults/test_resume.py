@@ -14,7 +14,14 @@ import pytest
 
 import minicnn
 from minicnn import BatchNorm, Checkpoint, Conv2D, Dense, Dropout, Flatten, Sequential, archive, optimizers, schedules
-from minicnn.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, StopOnNaN
+from minicnn.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+)
 from minicnn.data import Augment
 from minicnn.errors import CheckpointError, ModelFileError
 from minicnn.losses import CrossEntropy
@@ -64,8 +71,9 @@ def fit(path, model=None, dies=None, every=1, x=X, y=Y, callbacks=(), **options)
     settings = dict(epochs=3, batch_size=4, optimizer=optimizers.Adam(0.05), verbose=False) | options
     checkpoint = Checkpoint(path, every=every) if path else None
     history = model.fit(x, y, callbacks=[*callbacks, Dies(dies)], checkpoint=checkpoint, **settings)
-    figures = {name: values for name, values in history.items() if name != "seconds"}
-    return figures, model.parameters.values, model.parameters.states, [layer.calls for layer in model.dropouts()]
+    metrics = {name: values for name, values in history.items() if name != "seconds"}
+    calls = [layer.calls for layer in model.all_layers() if isinstance(layer, Dropout)]
+    return metrics, model.parameters.values, model.parameters.statistics, calls
 
 
 def assert_same(one, other):
@@ -87,7 +95,7 @@ RUNS = {
     "stopped early": dict(
         epochs=lambda: 6,
         validation_data=lambda: HELD_OUT,
-        callbacks=lambda: [EarlyStopping(patience=1, min_delta=0.5), ReduceLROnPlateau("val_accuracy", 1), StopOnNaN()],
+        callbacks=lambda: [EarlyStopping(patience=1, min_delta=0.5), ReduceLROnPlateau("val_accuracy", 1), TerminateOnNaN()],
     ),
     "floats": dict(x=lambda: X / 255, y=lambda: np.eye(3)[Y]),
 }
@@ -198,7 +206,7 @@ OTHERS = {
     "schedule": dict(schedule=schedules.constant(0.01)),
     "augment: got Augment": dict(augment=Augment(rotation=5)),
     "loss: got CrossEntropy": dict(loss=CrossEntropy(0.1)),
-    "callbacks": dict(callbacks=[StopOnNaN()]),
+    "callbacks": dict(callbacks=[TerminateOnNaN()]),
     "model": dict(model=Sequential([Flatten(), Dense(3)], (6, 6, 2))),
     "data: ": dict(x=255 - X),
     "data:": dict(y=Y[::-1]),
@@ -209,14 +217,14 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_runs_settings_are_refused_by_name_and_nothing_changes(name, begun):
     model = OTHERS[name].get("model") or net()
-    before = model.parameters.values.copy(), model.parameters.states.copy()
+    before = model.parameters.values.copy(), model.parameters.statistics.copy()
     kept = begun.read_bytes()
     with pytest.raises(CheckpointError, match=rf"run\.npz: another run's settings or data: .*{name}") as caught:
         fit(begun, **OTHERS[name] | {"model": model})
     assert len(str(caught.value).splitlines()) == 1
     np.testing.assert_array_equal(model.parameters.values, before[0])
-    np.testing.assert_array_equal(model.parameters.states, before[1])
-    assert model.mean is None  # of the images
+    np.testing.assert_array_equal(model.parameters.statistics, before[1])
+    assert model.scale.mean is None  # of the images
     assert begun.read_bytes() == kept
 
 
@@ -274,12 +282,18 @@ def test_where_both_are_damaged_both_are_named(begun):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def edited(path, **changes):
-    """Change what a checkpoint says, with a checksum that is right."""
+def edited(path, owners=(), **changes):
+    """Change what a checkpoint says, with a correct checksum: some values of an owner's state, or all of it where it is
+    no dict; None leaves it out."""
     with np.load(path) as file:
         arrays = dict(file)
-    config = json.loads(arrays.pop("config").tobytes())
-    archive.write(path, config | changes, arrays)
+    config = json.loads(arrays.pop("config").tobytes()) | changes
+    for owner, state in dict(owners).items():
+        have = config["states"].get(owner, {})
+        config["states"][owner] = have | state if isinstance(state, dict) else state
+        if state is None:
+            del config["states"][owner]
+    archive.write(path, config, arrays)
 
 
 def test_a_history_too_long_to_be_read_again_is_not_written(tmp_path):
@@ -293,41 +307,75 @@ def test_a_history_too_long_to_be_read_again_is_not_written(tmp_path):
 
 
 def test_a_later_format_is_refused_and_not_taken_for_damage(begun):
-    edited(begun, format=2)
+    edited(begun, format=3)
     kept = begun.read_bytes()
-    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 2, expected 1$"):
+    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 3, expected 2$"):
         fit(begun)
     assert begun.read_bytes() == kept
 
 
+def test_a_checkpoint_of_the_version_before_is_refused_and_left_as_it_is(tmp_path):
+    """As version 0.1 wrote it."""
+    model = net()
+    config = {"format": 1, "settings": {}, "history": {"loss": [1.0]}, "optimizer_steps": 0, "dropouts": [3, 3]}
+    config |= {"epoch": 1, "batch": 0, "step": 3, "right": 0, "seen": 0, "total": 0.0, "seconds": 0.0}
+    config |= {"learning_rate": 0.05, "rate_scale": 1.0, "stop": "", "callbacks": [{}]}
+    arrays = {"values": model.parameters.values + 1, "states": model.parameters.statistics}
+    path, before = tmp_path / "run.npz", model.parameters.values.copy()
+    archive.write(path, config, arrays)
+    kept = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 1, expected 2$") as caught:
+        fit(path, model=model)
+    assert len(str(caught.value).splitlines()) == 1
+    np.testing.assert_array_equal(model.parameters.values, before)
+    assert model.scale.mean is None
+    assert path.read_bytes() == kept
+    assert os.listdir(tmp_path) == ["run.npz"]
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("states", "message"),
     [
-        ({"epoch": -1}, "epoch: got -1"),
-        ({"epoch": 4}, "epoch: got 4"),
-        ({"batch": 99}, "batch: got 99"),
-        ({"step": "5"}, "step: got '5'"),
-        ({"seen": 2**70}, "seen: got"),
-        ({"learning_rate": float("nan")}, "learning_rate: got nan"),
-        ({"rate_scale": float("inf")}, "rate_scale: got inf"),
-        ({"stop": 1}, "stop: got 1"),
-        ({"optimizer_steps": True}, "optimizer_steps"),
-        ({"dropouts": [1]}, "dropouts"),
-        ({"dropouts": ["a", "b"]}, "dropouts"),
-        ({"history": "ab"}, "history"),
-        ({"history": {"loss": [1.0, 2.0, 3.0, 4.0, 5.0]}}, "history"),
-        ({"history": {"loss": ["<script>"]}}, "history"),
-        ({"callbacks": []}, "callbacks"),
-        ({"callbacks": [3]}, "callbacks"),
-        ({"callbacks": [{"step": None}]}, "callbacks"),
-        ({"callbacks": [[]]}, "callbacks"),
-        ({"callbacks": [{"a\nb": {"shape": [2], "dtype": "f4"}}]}, "callbacks"),
-        ({"settings": None}, "settings"),
+        ({"run": {"epoch": -1}}, "epoch: got -1"),
+        ({"run": {"epoch": 4}}, "epoch: got 4"),
+        ({"run": {"batch": 99}}, "batch: got 99"),
+        ({"run": {"step": "5"}}, "step: got '5'"),
+        ({"run": {"step": 5.0}}, "step: got 5.0"),
+        ({"run": {"seen": 2**70}}, "seen: got"),
+        ({"run": {"correct": 11}}, "correct: got 11, expected int, 0 to 10"),
+        ({"run": {"learning_rate": float("nan")}}, "learning_rate: got nan"),
+        ({"run": {"rate_scale": float("inf")}}, "rate_scale: got inf"),
+        ({"run": {"stop": 1}}, "stop: got 1"),
+        ({"run": {"images": [1]}}, "run: expected the values of epoch, "),
+        ({"run": {"history": "ab"}}, "history"),
+        ({"run": {"history": {"loss": [1.0, 2.0, 3.0, 4.0, 5.0]}}}, "history"),
+        ({"run": {"history": {"loss": ["<script>"]}}}, "history"),
+        ({"run": None}, "states: expected those of run, parameters, optimizer, callbacks/0, layers/dropout_1, "),
+        ({"run": [1]}, "run: expected the values of epoch, "),
+        ({"optimizer": {"steps": True}}, "optimizer: steps: got True"),
+        ({"optimizer": {"steps": -1}}, "optimizer: steps: got -1"),
+        ({"optimizer": {"mean": 0.0}}, "optimizer: mean: got 0.0"),
+        ({"optimizer": {"mean": {"shape": [10**9], "dtype": "<f4"}}}, r"optimizer: mean: got \{'shape': \[1000000000\]"),
+        ({"optimizer": {"mean": {"shape": 3, "dtype": "<f4"}}}, "not a checkpoint of minicnn"),
+        ({"parameters": {"values": {"shape": [1], "dtype": "|O"}}}, "parameters: values: got"),
+        ({"layers/dropout_1": {"calls": [1]}}, r"layers/dropout_1: calls: got \[1\]"),
+        ({"layers/dropout_2": {"calls": "a"}}, "layers/dropout_2: calls: got 'a'"),
+        ({"layers/dropout_2": {"calls": -1}}, "layers/dropout_2: calls: got -1"),
+        ({"layers/dropout_2": None}, "states: expected those of"),
+        ({"layers/dense_1": {"units": 1}}, "states: expected those of"),
+        ({"callbacks/0": None}, "states: expected those of"),
+        ({"callbacks/1": {}}, "states: expected those of"),
+        ({"callbacks/0": 3}, "callbacks/0: expected the values of nothing"),
+        ({"callbacks/0": {"step": None}}, "callbacks/0: expected the values of nothing"),
+        ({"callbacks/0": []}, "callbacks/0: expected the values of nothing"),
+        ({"callbacks/0": {"a\nb": {"shape": [2], "dtype": "f4"}}}, "callbacks/0: expected the values of nothing"),
+        ("states", "states: expected those of"),
+        ("settings", "settings: not those of a run"),
     ],
 )
-def test_a_checkpoint_that_was_tampered_with_is_refused(begun, changes, message):
+def test_a_checkpoint_that_was_tampered_with_is_refused(begun, states, message):
     previous(begun).unlink()
-    edited(begun, **changes)
+    edited(begun, **{states: None} if isinstance(states, str) else {"owners": states})
     model = net()
     before = model.parameters.values.copy()
     with pytest.raises(CheckpointError, match=rf"run\.npz: .*{message}") as caught:
@@ -342,8 +390,8 @@ def test_a_checkpoint_cannot_send_a_callback_elsewhere(tmp_path):
     log = [CSVLogger(tmp_path / "history.csv")]
     with pytest.raises(Death):
         fit(tmp_path / "run.npz", dies=2, callbacks=log)
-    edited(tmp_path / "run.npz", callbacks=[{"path": str(tmp_path / "victim")}, {}])
-    with pytest.raises(CheckpointError, match="callbacks"):
+    edited(tmp_path / "run.npz", {"callbacks/0": {"path": str(tmp_path / "victim")}})
+    with pytest.raises(CheckpointError, match="callbacks/0: expected the values of nothing"):
         fit(tmp_path / "run.npz", callbacks=log)
     assert not (tmp_path / "victim").exists()
 
