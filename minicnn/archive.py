@@ -1,11 +1,12 @@
-"""The file that models and checkpoints are stored in: named arrays, and a description.
+"""The file that models and checkpoints are stored in: named arrays, and a description of what they are.
 
-It is an .npz file, which `numpy.load` reads too: a zip of .npy files, one for each array, not compressed. The member
-`config` is the description, as JSON. The zip's comment is the SHA-256 of everything before it.
+It is an .npz file, which `numpy.load` reads too: a zip archive with one .npy file for each array, not compressed. One more
+member, `config`, holds the description as JSON. The archive's comment is the SHA-256 of all bytes before it.
 
-A file may come from anywhere. So nothing is read before it is known how large it may be: first the list of members, then
-the description, then each array's header, which must be what the reader expects, and only then the numbers. An array's
-length is bounded by the file's, for nothing is compressed; and there is no pickle, so nothing can name code.
+A file may come from a stranger, so each part is checked before the next is read: the list of members and their lengths, then
+the description, then the header of each array, which must name the shape and dtype that the reader expects, then the
+checksum, and only then are the numbers read. As nothing is compressed, no array can be larger than the file itself. No part
+is ever unpickled, so no part can run code.
 """
 
 from __future__ import annotations

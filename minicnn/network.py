@@ -94,11 +94,15 @@ class Network:
     @property
     def steps(self) -> list[Layer]:
         """What forward and backward run: the layers, or the engine's steps that stand for them."""
+        self._choose()
+        return self._steps
+
+    def _choose(self) -> None:
+        """Take what runs from the engine, again after each change of backend."""
         if self._backend != engine.backend():
             self._backend = engine.backend()
             self._steps, self._scale = engine.steps(self.layers), engine.fast(self.scale)
             self._first = sequence.first_that_learns(self._steps)
-        return self._steps
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
@@ -119,7 +123,8 @@ class Network:
 
     def batch(self, images: np.ndarray, index: np.ndarray, matrix=None, holes=None) -> np.ndarray:
         """images[index] as the floats the first layer takes; see `inputs.Scale.batch`."""
-        return self.steps and self._scale.batch(images, index, np.dtype(self.dtype), matrix, holes)
+        self._choose()
+        return self._scale.batch(images, index, np.dtype(self.dtype), matrix, holes)
 
     def outputs(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
         """The last layer's output for any number of images, computed in batches: logits, or a regression's values.

@@ -19,7 +19,7 @@ def convolve(x: np.ndarray, w: np.ndarray, window: Window) -> np.ndarray:
     patches = windows(x, window)
     n, oh, ow, kh, kw, c = patches.shape
     matrix = patches.reshape(n * oh * ow, kh * kw * c)  # 'im2col': here the view becomes a copy
-    return (matrix @ w.reshape(kh * kw * c, -1)).reshape(n, oh, ow, -1)
+    return (matrix @ w.reshape(kh * kw * c, -1)).reshape(n, oh, ow, w.shape[3])
 
 
 def convolve_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def convolve_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, window: Wind
     """
     patches = windows(x, window)
     n, oh, ow, kh, kw, c = patches.shape
-    matrix, dy = patches.reshape(n * oh * ow, kh * kw * c), dy.reshape(n * oh * ow, -1)
+    matrix, dy = patches.reshape(n * oh * ow, kh * kw * c), dy.reshape(n * oh * ow, w.shape[3])
     dw = (matrix.T @ dy).reshape(w.shape)
     dmatrix = dy @ w.reshape(kh * kw * c, -1).T
     return add_windows(dmatrix.reshape(patches.shape), x.shape, window), dw
