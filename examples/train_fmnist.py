@@ -25,7 +25,7 @@ import numpy as np
 import minicnn
 from minicnn import Checkpoint, losses, metrics, plots
 from minicnn.callbacks import CSVLogger
-from minicnn.data import load_fashion_mnist, repeated, split
+from minicnn.data import duplicates, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
 from minicnn.files import atomic_write, lock, temporaries
 from minicnn.layers.activations import softmax
@@ -173,7 +173,7 @@ def score(model, data, results: dict) -> tuple[np.ndarray, np.ndarray]:
     results["test_accuracy"] = metrics.accuracy(labels, predicted)
     flipped = model.outputs(data.test_images, tta="flip").argmax(axis=1)
     results["test_accuracy_tta"] = metrics.accuracy(labels, flipped)
-    new = ~repeated(data.test_images, among=data.train_images)
+    new = ~duplicates(data.test_images, among=data.train_images)
     results["test_duplicates_of_training"] = int((~new).sum())
     results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new]) if new.any() else None
     results["calibration_error"] = metrics.calibration(labels, probabilities).error

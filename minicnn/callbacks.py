@@ -47,7 +47,7 @@ class Callback:
 
 
 class _Monitor(Callback):
-    """What the callbacks that watch one figure share: its best value, and for how many epochs it has not improved."""
+    """What the callbacks that watch one metric share: its best value, and for how many epochs it has not improved."""
 
     def __init__(self, monitor: str, min_delta: float = 0.0):
         self.monitor, self.min_delta = monitor, min_delta

@@ -71,7 +71,7 @@ class Calibration(NamedTuple):
     """How sure the model was, and how often it was right: an entry for each bin of confidence, and the error of all."""
 
     confidence: np.ndarray  # the mean of the bin's confidences, 0 where it is empty
-    accuracy: np.ndarray  # the share of its images that were right, 0 where it is empty
+    accuracy: np.ndarray  # the share of its images that were correct, 0 where it is empty
     count: np.ndarray  # how many images it has
     error: float
 

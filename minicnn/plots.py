@@ -206,7 +206,7 @@ def reliability(
     upper.plot(found.confidence[seen], found.accuracy[seen], "o", color=VERMILION, markersize=4, label="mean of a bin")
     lower.bar(edges, found.count, 1 / bins, align="edge", color=AMBER, edgecolor="white")
     lower.set_yscale("log")
-    upper.set_ylabel("share that was right", size=TEXT)
+    upper.set_ylabel("share that was correct", size=TEXT)
     lower.set_ylabel("images", size=TEXT)
     lower.set_xlabel("confidence: the highest probability", size=TEXT)
     for axes in (upper, lower):

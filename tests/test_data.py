@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from minicnn.data import (
     Dataset,
+    duplicates,
     load_csv,
     load_fashion_mnist,
     load_idx,
     load_idx_images,
     load_idx_labels,
-    repeated,
     save_csv,
     save_idx,
     split,
@@ -534,5 +534,5 @@ def test_repeated_finds_the_images_that_are_among_others_pixel_by_pixel():
     rng = np.random.default_rng(0)
     among = rng.integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
     images = np.concatenate([among[2:4], among[:1] ^ 1, among[5:]])
-    assert repeated(images, among).tolist() == [True, True, False, True]
-    assert repeated(images[::-1], among[::-1]).tolist() == [True, False, True, True]
+    assert duplicates(images, among).tolist() == [True, True, False, True]
+    assert duplicates(images[::-1], among[::-1]).tolist() == [True, False, True, True]

@@ -34,7 +34,7 @@ def split(
     return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])
 
 
-def repeated(images: np.ndarray, among: np.ndarray) -> np.ndarray:
+def duplicates(images: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Which images are, pixel by pixel, among others too: bool (n,). For test images that are in the training set."""
     known = {image.tobytes() for image in np.ascontiguousarray(among)}
     return np.array([image.tobytes() in known for image in np.ascontiguousarray(images)], dtype=bool)

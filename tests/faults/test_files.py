@@ -269,7 +269,9 @@ HOSTILE = {
         r"layers\[0\]: Residual: .*'a{60}",
     ),
     "2 MB of an argument's name, and a mistake in it": (
-        layer("Residual", **{"a" * 2_000_000: {"class": "Residual", "layers": [*[RELU] * 4_900, {"class": "Explode"}]}}),
+        layer(
+            "Residual", **{"a" * 2_000_000: {"class": "Residual", "layers": [*[RELU] * 4_900, {"class": "Explode"}]}}
+        ),
         r"layer 'Explode' is not known; .* \(at layers\[0\]\.a{60}\.layers\[4900\]\)$",
     ),
     "name as an argument": (dense(self=1), "layers.0.: Dense"),
@@ -281,7 +283,10 @@ HOSTILE = {
         ),
         r"input_shape: got \[1, 1, .*",
     ),
-    "input of 33 ones": (with_members(config={"input_shape": [1] * 33}), r"input_shape: got \[1, 1, .*, expected whole"),
+    "input of 33 ones": (
+        with_members(config={"input_shape": [1] * 33}),
+        r"input_shape: got \[1, 1, .*, expected whole",
+    ),
     "input of nothing": (with_members(config={"input_shape": []}), "input"),
     "seed below 0": (with_members(config={"seed": -1}), "seed: got -1"),
     "seed of text": (with_members(config={"seed": "0"}), "seed: got '0'"),

@@ -95,7 +95,11 @@ RUNS = {
     "stopped early": dict(
         epochs=lambda: 6,
         validation_data=lambda: HELD_OUT,
-        callbacks=lambda: [EarlyStopping(patience=1, min_delta=0.5), ReduceLROnPlateau("val_accuracy", 1), TerminateOnNaN()],
+        callbacks=lambda: [
+            EarlyStopping(patience=1, min_delta=0.5),
+            ReduceLROnPlateau("val_accuracy", 1),
+            TerminateOnNaN(),
+        ],
     ),
     "floats": dict(x=lambda: X / 255, y=lambda: np.eye(3)[Y]),
 }
@@ -355,7 +359,10 @@ def test_a_checkpoint_of_the_version_before_is_refused_and_left_as_it_is(tmp_pat
         ({"optimizer": {"steps": True}}, "optimizer: steps: got True"),
         ({"optimizer": {"steps": -1}}, "optimizer: steps: got -1"),
         ({"optimizer": {"mean": 0.0}}, "optimizer: mean: got 0.0"),
-        ({"optimizer": {"mean": {"shape": [10**9], "dtype": "<f4"}}}, r"optimizer: mean: got \{'shape': \[1000000000\]"),
+        (
+            {"optimizer": {"mean": {"shape": [10**9], "dtype": "<f4"}}},
+            r"optimizer: mean: got \{'shape': \[1000000000\]",
+        ),
         ({"optimizer": {"mean": {"shape": 3, "dtype": "<f4"}}}, "not a checkpoint of minicnn"),
         ({"parameters": {"values": {"shape": [1], "dtype": "|O"}}}, "parameters: values: got"),
         ({"layers/dropout_1": {"calls": [1]}}, r"layers/dropout_1: calls: got \[1\]"),
