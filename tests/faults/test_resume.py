@@ -122,6 +122,24 @@ def test_a_run_that_dies_after_any_step_ends_with_the_same_bits(run, tmp_path):
         assert_same(fit(path, every=every, **options()), whole)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_run_that_is_slowed_and_stopped_early_is_so_at_the_same_epochs_after_any_death(backend, tmp_path):
+    """Dropout's calls, the best epoch's weights, how long nothing has improved, and the scale of the rate."""
+    minicnn.use_backend(backend)
+
+    def options():
+        callbacks = [EarlyStopping(patience=3, min_delta=9), ReduceLROnPlateau("val_accuracy", 1, min_delta=1)]
+        return dict(epochs=6, validation_data=HELD_OUT, callbacks=callbacks)
+
+    whole = fit(None, **options())
+    assert whole[0]["learning_rate"] == [0.05, 0.05, 0.025, 0.0125]  # nothing improves so much but the first epoch
+    for dies in range(1, 13):
+        path = tmp_path / f"{dies}.npz"
+        with pytest.raises(Death):
+            fit(path, dies=dies, every=1 + dies % 2, **options())
+        assert_same(fit(path, every=1 + dies % 2, **options()), whole)
+
+
 def test_a_run_may_die_many_times(tmp_path):
     for dies in range(2, STEPS):
         with pytest.raises(Death):
