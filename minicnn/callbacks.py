@@ -79,7 +79,8 @@ class EarlyStopping(_Monitor):
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
-        self.best_values = self.best_statistics = None
+        parameters = run.model.parameters
+        self.best_values, self.best_statistics = parameters.values.copy(), parameters.statistics.copy()
 
     def state(self) -> dict:
         return super().state() | {"best_values": self.best_values, "best_statistics": self.best_statistics}
@@ -92,7 +93,7 @@ class EarlyStopping(_Monitor):
             run.stop = f"{self.monitor} has not improved for {self.waited} epochs"
 
     def on_train_end(self, run: Run) -> None:
-        if self.restore_best and self.best_values is not None:
+        if self.restore_best and self.best < math.inf:
             run.model.parameters.values[:], run.model.parameters.statistics[:] = self.best_values, self.best_statistics
 
 

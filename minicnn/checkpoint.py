@@ -184,7 +184,7 @@ def _check_state(owner: str, state: object, mine: dict) -> None:
         same = not _is_array(value) or (_is_array(got) and (tuple(got["shape"]), got["dtype"]) == tuple(value.values()))
         if not same or (isinstance(value, int | float) and not isinstance(got, int | float)):
             raise ValueError(f"{owner}: {name}: got {got!r}, expected {value!r}")
-        if type(value) is int and not (type(got) is int and 0 <= got < 2**53):
+        if type(value) is int and not owner.startswith("callbacks/") and not (type(got) is int and 0 <= got < 2**53):
             raise ValueError(f"{owner}: {name}: got {got!r}, expected a whole number")
 
 

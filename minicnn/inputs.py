@@ -72,10 +72,13 @@ class Scale:
         """Take the mean and standard deviation of uint8 training images, channel by channel, unless they are known."""
         if images.dtype != np.uint8 or self.mean is not None:
             return
-        parts = [images[i : i + 1000].reshape(-1, images.shape[-1]) / 255.0 for i in range(0, len(images), 1000)]
-        m = sum(len(p) for p in parts)
-        mean = sum(p.sum(axis=0) for p in parts) / m
-        variance = sum((p**2).sum(axis=0) for p in parts) / m - mean**2
+        total = square = np.zeros(images.shape[-1])
+        for i in range(0, len(images), 1000):
+            pixels = images[i : i + 1000].reshape(-1, images.shape[-1]) / 255.0
+            total, square = total + pixels.sum(axis=0), square + (pixels**2).sum(axis=0)
+        m = images.size // images.shape[-1]
+        mean = total / m
+        variance = square / m - mean**2
         self.mean, self.std = mean, np.sqrt(np.where(variance > 1e-12, variance, 1))  # 1: a channel of one value
 
     def factors(self, dtype: np.dtype, channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,10 @@ import numpy as np
 from minicnn import layers
 from minicnn.engine.compiling import helper
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel
 
 SLOPE = math.sqrt(2 / math.pi)
+TANH = 400  # multiply-adds that take as long as a hyperbolic tangent
 
 
 def flat(x: np.ndarray) -> np.ndarray:
@@ -107,14 +108,15 @@ def _leaky_relu_backward(part, dy, x, slope, dx):
 
 
 class Activation(Step):
-    """An activation's two kernels; which of x and y backward reads is `reads`."""
+    """An activation's two kernels; `reads` is which of x and y backward needs, `cost` the work of one number."""
 
     kernels: tuple = ()
     reads = "x"
+    cost = MOVED
 
     def forward(self, x, training=False):
         y = self.y(x, training)
-        self.kernels[0](x.size, flat(x), *self.numbers(x.dtype), flat(y))
+        self.kernels[0](self.cost * x.size, flat(x), *self.numbers(x.dtype), flat(y))
         if training:
             self.save_for_backward(x if self.reads == "x" else y)
         return y
@@ -123,7 +125,7 @@ class Activation(Step):
         (kept,) = self.saved
         dx = self.dx(dy.shape, dy.dtype)
         if self.needs_dx:
-            self.kernels[1](dy.size, flat(dy), flat(kept), *self.numbers(dy.dtype), flat(dx))
+            self.kernels[1](self.cost * dy.size, flat(dy), flat(kept), *self.numbers(dy.dtype), flat(dx))
         return dx
 
     def numbers(self, dtype: np.dtype) -> tuple:
@@ -136,19 +138,19 @@ class ReLU(Activation):
 
 
 class Sigmoid(Activation):
-    kernels, reads = (_sigmoid, _sigmoid_backward), "y"
+    kernels, reads, cost = (_sigmoid, _sigmoid_backward), "y", TANH
 
 
 class Tanh(Activation):
-    kernels, reads = (_tanh, _tanh_backward), "y"
+    kernels, reads, cost = (_tanh, _tanh_backward), "y", TANH
 
 
 class GELU(Activation):
-    kernels = _gelu, _gelu_backward
+    kernels, cost = (_gelu, _gelu_backward), TANH
 
 
 class SiLU(Activation):
-    kernels = _silu, _silu_backward
+    kernels, cost = (_silu, _silu_backward), TANH
 
 
 class LeakyReLU(Activation):
@@ -170,7 +172,7 @@ STEPS = {
 
 def relu_backward(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> np.ndarray:
     """dx = dy where y > 0, else 0."""
-    _relu_backward(dy.size, flat(dy), flat(y), flat(dx))
+    _relu_backward(MOVED * dy.size, flat(dy), flat(y), flat(dx))
     return dx
 
 
@@ -183,4 +185,4 @@ def _add(part, a, b, relu, y):
 
 def add(a: np.ndarray, b: np.ndarray, relu: bool, y: np.ndarray) -> None:
     """y = a + b, or where `relu` max(0, a + b): where a residual branch joins its shortcut."""
-    _add(y.size, flat(a), flat(b), relu, flat(y))
+    _add(MOVED * y.size, flat(a), flat(b), relu, flat(y))

@@ -74,7 +74,7 @@ class Depthwise(Step):
         layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
-        _forward(y.size * w[..., 0].size, x, w, bias, stride, (top, left), dilation, self.relu, y)
+        _forward(4 * y.size * w[..., 0].size, x, w, bias, stride, (top, left), dilation, self.relu, y)
         if training:
             self.save_for_backward(x, y)
         return y
@@ -84,7 +84,7 @@ class Depthwise(Step):
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         tasks = min(len(x), 16)
         dws, dbs = scratch("dw", (tasks, *w.shape), x.dtype), scratch("db", (tasks, w.shape[2]), x.dtype)
-        dx, work = self.dx(x.shape, x.dtype), 2 * y.size * w[..., 0].size
+        dx, work = self.dx(x.shape, x.dtype), 8 * y.size * w[..., 0].size
         _backward(work, dy, x, w, y, stride, (top, left), dilation, self.relu, self.needs_dx, dx, dws, dbs)
         layer.w.grad[..., 0] = dws.sum(axis=0)
         if layer.use_bias:

@@ -35,7 +35,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
@@ -430,7 +430,7 @@ def convolve_backward(dy, x, w, y, dw, db, window, groups, relu, needs_dx, dx):
         _backward_weights_alone(dy.size * rows, block, dy, x, y, relu, windows, partial, sums, frames)
     else:
         _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, needs_dx, dx, window)
-    _reduce(partial.size, partial, dw.reshape(rows, f))
+    _reduce(MOVED * partial.size, partial, dw.reshape(rows, f))
     if db is not None:
         db[...] = sums.sum(axis=0)
 

@@ -9,7 +9,7 @@ import numpy as np
 from minicnn.engine.activations import flat
 from minicnn.engine.compiling import helper
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel
 
 
 @helper
@@ -45,5 +45,5 @@ class Dropout(Step):
         rate = self.layer.rate
         limit = np.uint64(math.ceil(rate * 2**24))
         with np.errstate(over="ignore"):  # SplitMix64 counts on integers that wrap; plain Python would warn
-            _dropout(x.size, flat(x), limit, np.uint64(key), x.dtype.type(1 / (1 - rate)), flat(y))
+            _dropout(MOVED * x.size, flat(x), limit, np.uint64(key), x.dtype.type(1 / (1 - rate)), flat(y))
         return y

@@ -13,7 +13,7 @@ import numpy as np
 from minicnn.engine.lanes import fma, gate, load, load_prefetching, maximum0, one_row, store, store_prefetching, zeros
 from minicnn.engine.memory import scratch
 from minicnn.engine.step import Step
-from minicnn.engine.threads import PARTS, chunk, parallel
+from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
 
 TILE = 128  # rows that are joined to those before them
 START = 16  # rows at the start, of which the mean is taken first
@@ -52,7 +52,7 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each column of x (m, c), in float64."""
     m, c = x.shape
     means, squares = scratch("means", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
-    _moments(2 * x.size, one_row(c, x.dtype), x, means, squares)
+    _moments(MOVED * x.size, one_row(c, x.dtype), x, means, squares)
     bounds = np.arange(PARTS + 1) * m // PARTS
     rows, means = np.diff(bounds)[:, None], means.astype(np.float64)
     mean = (rows * means).sum(axis=0) / m
@@ -123,7 +123,7 @@ class BatchNorm(Step):
         scale = layer.gamma.value * inverse_std
         shift = layer.beta.value - mean * scale
         scale, shift = scale.astype(dtype, copy=False), shift.astype(dtype, copy=False)
-        _scale_shift(2 * x.size, one_row(c, dtype), rows, scale, shift, self.relu, y.reshape(-1, c))
+        _scale_shift(MOVED * x.size, one_row(c, dtype), rows, scale, shift, self.relu, y.reshape(-1, c))
         if training:
             self.save_for_backward(x, y, mean, inverse_std)
         return y
@@ -134,7 +134,7 @@ class BatchNorm(Step):
         dy, x, y = (array.reshape(-1, c) for array in (np.ascontiguousarray(dy), x, y))
         block, m = one_row(c, dtype), len(x)
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        _sums_backward(2 * x.size, block, dy, x, y, mean.astype(dtype), self.relu, sums, products)
+        _sums_backward(MOVED * x.size, block, dy, x, y, mean.astype(dtype), self.relu, sums, products)
         total = sums.sum(axis=0, dtype=np.float64)
         product = products.sum(axis=0, dtype=np.float64) * inverse_std
         layer.beta.grad[...], layer.gamma.grad[...] = total, product
@@ -143,5 +143,5 @@ class BatchNorm(Step):
         numbers = (number.astype(dtype) for number in (a, b, -a * total / m - b * mean))
         dx = self.dx((len(self.saved[0]), *self.input_shape), dtype)
         if self.needs_dx:
-            _dx(3 * x.size, block, dy, x, y, self.relu, *numbers, dx.reshape(-1, c))
+            _dx(MOVED * x.size, block, dy, x, y, self.relu, *numbers, dx.reshape(-1, c))
         return dx

@@ -12,7 +12,7 @@ import numpy as np
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import fill, larger, load_prefetching, one_row, only_where, store, store_prefetching, zeros
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel
 
 
 def _index_type(size: tuple[int, int]) -> type:
@@ -96,7 +96,7 @@ class MaxPool(Step):
         (size, stride, ((top, _), (left, _)), _), x = self.layer.window, np.ascontiguousarray(x)
         y = self.y(x, training)
         winner = self.buffer("winner", y.shape, _index_type(size))
-        _max_pool(2 * x.size, one_row(x.shape[3], x.dtype), x, size, stride, (top, left), y, winner)
+        _max_pool(MOVED * x.size, one_row(x.shape[3], x.dtype), x, size, stride, (top, left), y, winner)
         if training:
             self.save_for_backward(winner, x.shape)
         return y
@@ -108,9 +108,9 @@ class MaxPool(Step):
         if not self.needs_dx:
             return dx
         if size == stride and padding == ((0, 0), (0, 0)):
-            _max_pool_backward_apart(2 * dx.size, one_row(x_shape[3], dy.dtype), dy, winner, size, dx)
+            _max_pool_backward_apart(MOVED * dx.size, one_row(x_shape[3], dy.dtype), dy, winner, size, dx)
         else:
-            _max_pool_backward(2 * dx.size, dy, winner, size, stride, (padding[0][0], padding[1][0]), dx)
+            _max_pool_backward(MOVED * dx.size, dy, winner, size, stride, (padding[0][0], padding[1][0]), dx)
         return dx
 
 
@@ -160,7 +160,7 @@ class AveragePool(Step):
     def forward(self, x, training=False):
         (size, stride, ((top, _), (left, _)), _), x = self.layer.window, np.ascontiguousarray(x)
         y = self.y(x, training)
-        _average_pool(2 * x.size, x, size, stride, (top, left), y)
+        _average_pool(MOVED * x.size, x, size, stride, (top, left), y)
         if training:
             self.save_for_backward(x.shape)
         return y
@@ -169,7 +169,7 @@ class AveragePool(Step):
         (x_shape,), (size, stride, ((top, _), (left, _)), _) = self.saved, self.layer.window
         dx = self.dx(x_shape, dy.dtype)
         if self.needs_dx:
-            _average_pool_backward(2 * dx.size, np.ascontiguousarray(dy), size, stride, (top, left), dx)
+            _average_pool_backward(MOVED * dx.size, np.ascontiguousarray(dy), size, stride, (top, left), dx)
         return dx
 
 
@@ -202,7 +202,7 @@ class GlobalAveragePool(Step):
     def forward(self, x, training=False):
         n, h, w, c = x.shape
         y = self.y(x, training)
-        _global_average(x.size, np.ascontiguousarray(x).reshape(n, h * w, c), y)
+        _global_average(MOVED * x.size, np.ascontiguousarray(x).reshape(n, h * w, c), y)
         if training:
             self.save_for_backward(x.shape)
         return y
@@ -211,7 +211,7 @@ class GlobalAveragePool(Step):
         ((n, h, w, c),) = self.saved
         dx = self.dx((n, h, w, c), dy.dtype)
         if self.needs_dx:
-            _global_average_backward(dx.size, np.ascontiguousarray(dy), dx.reshape(n, h * w, c))
+            _global_average_backward(MOVED * dx.size, np.ascontiguousarray(dy), dx.reshape(n, h * w, c))
         return dx
 
 
@@ -231,7 +231,7 @@ class GlobalMaxPool(Step):
         y, winner = self.y(x, training), self.buffer("winner", (n, c), _index_type((h, w)))
         shape, image = (n, 1, 1, c), ((h, w), (1, 1), (0, 0))
         block, x = one_row(c, x.dtype), np.ascontiguousarray(x)
-        _max_pool(2 * x.size, block, x, *image, y.reshape(shape), winner.reshape(shape))
+        _max_pool(MOVED * x.size, block, x, *image, y.reshape(shape), winner.reshape(shape))
         if training:
             self.save_for_backward(winner, x.shape)
         return y
@@ -240,5 +240,5 @@ class GlobalMaxPool(Step):
         winner, (n, h, w, c) = self.saved
         dx = self.dx((n, h, w, c), dy.dtype)
         if self.needs_dx:
-            _global_max_backward(dx.size, np.ascontiguousarray(dy), winner, dx.reshape(n, h * w, c))
+            _global_max_backward(MOVED * dx.size, np.ascontiguousarray(dy), winner, dx.reshape(n, h * w, c))
         return dx

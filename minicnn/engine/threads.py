@@ -29,7 +29,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 PARTS = 32
-SMALL = 2**22
+SMALL = 2**22  # multiply-adds: about a tenth of a millisecond
+MOVED = 16  # multiply-adds that take as long as one number that is read and written
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
 _TASK = ir.FunctionType(_NUMBER, [_BYTES, _NUMBER])
 
@@ -129,8 +130,8 @@ def chunk(part, n):
 def parallel(function):
     """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (work, ...) runs them all.
 
-    `work` is about how many numbers are read, written or multiplied: what is SMALL stays on the caller's thread, for to
-    wake another, which may have to wait for a core, would take longer.
+    `work` is about how many multiply-adds take as long: what is SMALL stays on the caller's thread, for to wake another,
+    which may have to wait for a core, would take longer.
     """
     if config.DISABLE_JIT:
         return _plain(function)
@@ -142,7 +143,8 @@ def parallel(function):
     def run(work, *args):
         shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
-            numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
+            if shared:
+                numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
             failures = launch(bool(shared), *args)
         finally:
             if shared:

@@ -14,7 +14,7 @@ from minicnn import inputs, losses, optimizers
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import Block, best_block, fill, fma, load_prefetching, sqrt, store, zeros
 from minicnn.engine.memory import empty
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel
 
 
 def _same_attributes(twin, thing) -> None:
@@ -89,7 +89,7 @@ class FastScale:
         factor, shift = (v.astype(dtype) for v in self.scale.factors(images.dtype, images.shape[-1]))
         matrix = np.empty((0, 2, 3), dtype) if matrix is None else matrix.astype(dtype)
         holes = np.empty((0, 4), np.int64) if holes is None else holes
-        _make_batch(4 * y.size, images, index, matrix, holes, factor, shift, y)
+        _make_batch(MOVED * y.size, images, index, matrix, holes, factor, shift, y)
         return y
 
 
@@ -227,4 +227,4 @@ class FastAdamW(FastAdam):
 
 def _update(formula, vectors, numbers):
     w = vectors[0]
-    formula(4 * w.size, Block(1, best_block(w.dtype).shape[1]), Block(1, 1), *vectors, numbers)
+    formula(MOVED * w.size, Block(1, best_block(w.dtype).shape[1]), Block(1, 1), *vectors, numbers)

@@ -44,7 +44,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, rows_by_panel
-from minicnn.engine.threads import MAX_THREADS, chunk, parallel
+from minicnn.engine.threads import MAX_THREADS, MOVED, chunk, parallel
 
 P, Q = 5 / 8, 3 / 2  # the points are 0, P, -P, Q, -Q and infinity
 P2, Q2, PQ = P * P, Q * Q, P * P * Q * Q
@@ -458,7 +458,7 @@ def packed_shape(w_shape, dtype) -> tuple[int, ...]:
 def pack(w, u) -> None:
     """Transform the weights w into u, of their `packed_shape`."""
     r, _, c, f = w.shape
-    _transform_weights(u.size, _block(c, f, w.dtype), weight_transform(r, w.dtype), w, u)
+    _transform_weights(8 * u.size, _block(c, f, w.dtype), weight_transform(r, w.dtype), w, u)
 
 
 def _scratch(tiles, c, f, lanes, dtype):
@@ -500,6 +500,6 @@ def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
         *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
         *(tiles, u.reshape(-1), partial, sums, needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, block.shape[1], dtype)),
     )
-    _transform_du(partial.size, block, weight_transform(r, dtype), partial, dw)
+    _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw)
     if db is not None:
         db[...] = sums.sum(axis=0)
