@@ -79,12 +79,7 @@ def fit(
         seed=seed,
         verbose=verbose,
     )
-    if not callable(run.schedule):
-        raise ValueError(f"schedule: got {schedule!r}, expected a function from the step to the learning rate")
-    if augment is not None and not hasattr(augment, "draw"):
-        raise ValueError(f"augment: got {augment!r}, expected an Augment")
-    if augment is not None and run.images.ndim != 4:
-        raise ShapeError(f"augment: got images of shape {run.images.shape}, expected (n, h, w, c)")
+    _check_settings(run)
     if not self.fitting.acquire(blocking=False):
         raise RuntimeError("fit: this model is in training already; make a model for each thread")
     try:
@@ -133,6 +128,16 @@ def _checked(model: Network, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
         raise ShapeError(f"{name}: got output shape {shape}, expected (classes,) to classify")
     x = inputs.check_images(x, model.input_shape, model.dtype)
     return x, inputs.check_targets(y, len(x), model.output_shape, loss.classifies)
+
+
+def _check_settings(run: Run) -> None:
+    """Refuse what cannot be a schedule, or an augmentation of these images."""
+    if not callable(run.schedule):
+        raise ValueError(f"schedule: got {run.schedule!r}, expected a function from the step to the learning rate")
+    if run.augment is not None and not hasattr(run.augment, "draw"):
+        raise ValueError(f"augment: got {run.augment!r}, expected an Augment")
+    if run.augment is not None and run.images.ndim != 4:
+        raise ShapeError(f"augment: got images of shape {run.images.shape}, expected (n, h, w, c)")
 
 
 def _weighted(loss, class_weight):

@@ -830,7 +830,7 @@ def test_a_callback_that_takes_back_its_state_is_where_it_was(make, before, tmp_
     state = first.state()
     assert set(state) == before
     assert state.get("waited", 1) == 1 and state.get("best", 1.0) == 1.0
-    second.on_train_begin(None)
+    second.on_train_begin(SimpleNamespace(model=linear()))
     assert set(second.state()) == before  # the same names at every moment
     second.restore(state)
     for name, value in state.items():

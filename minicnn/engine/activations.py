@@ -11,8 +11,10 @@ import numpy as np
 
 from minicnn import layers
 from minicnn.engine.compiling import helper
+from minicnn.engine.memory import Turns
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.layers.base import Layer
 
 SLOPE = math.sqrt(2 / math.pi)
 TANH = 400  # multiply-adds that take as long as a hyperbolic tangent
@@ -107,16 +109,28 @@ def _leaky_relu_backward(part, dy, x, slope, dx):
         dx[i] = dy[i] if x[i] > 0 else slope * dy[i]
 
 
-class Activation(Step):
-    """An activation's two kernels; `reads` is which of x and y backward needs, `cost` the work of one number."""
+# Forward, backward, which of x and y backward reads, and the work of one number.
+KERNELS = {
+    layers.ReLU: (_relu, _relu_backward, "y", MOVED),
+    layers.LeakyReLU: (_leaky_relu, _leaky_relu_backward, "x", MOVED),
+    layers.Sigmoid: (_sigmoid, _sigmoid_backward, "y", TANH),
+    layers.Tanh: (_tanh, _tanh_backward, "y", TANH),
+    layers.GELU: (_gelu, _gelu_backward, "x", TANH),
+    layers.SiLU: (_silu, _silu_backward, "x", TANH),
+}
 
-    kernels: tuple = ()
-    reads = "x"
-    cost = MOVED
+
+class Activation(Step):
+    """An activation of the table above."""
+
+    def __init__(self, layer: Layer, relu: Layer | None, turns: Turns | None):
+        super().__init__(layer, relu, turns)
+        self.kernel, self.kernel_backward, self.reads, self.cost = KERNELS[type(layer)]
+        self.arguments = tuple(layer.config().values())
 
     def forward(self, x, training=False):
         y = self.y(x, training)
-        self.kernels[0](self.cost * x.size, flat(x), *self.numbers(x.dtype), flat(y))
+        self.kernel(self.cost * x.size, flat(x), *self._numbers(x.dtype), flat(y))
         if training:
             self.save_for_backward(x if self.reads == "x" else y)
         return y
@@ -125,49 +139,12 @@ class Activation(Step):
         (kept,) = self.saved
         dx = self.dx(dy.shape, dy.dtype)
         if self.needs_dx:
-            self.kernels[1](self.cost * dy.size, flat(dy), flat(kept), *self.numbers(dy.dtype), flat(dx))
+            self.kernel_backward(self.cost * dy.size, flat(dy), flat(kept), *self._numbers(dy.dtype), flat(dx))
         return dx
 
-    def numbers(self, dtype: np.dtype) -> tuple:
-        """The layer's own numbers."""
-        return ()
-
-
-class ReLU(Activation):
-    kernels, reads = (_relu, _relu_backward), "y"
-
-
-class Sigmoid(Activation):
-    kernels, reads, cost = (_sigmoid, _sigmoid_backward), "y", TANH
-
-
-class Tanh(Activation):
-    kernels, reads, cost = (_tanh, _tanh_backward), "y", TANH
-
-
-class GELU(Activation):
-    kernels, cost = (_gelu, _gelu_backward), TANH
-
-
-class SiLU(Activation):
-    kernels, cost = (_silu, _silu_backward), TANH
-
-
-class LeakyReLU(Activation):
-    kernels = _leaky_relu, _leaky_relu_backward
-
-    def numbers(self, dtype: np.dtype) -> tuple:
-        return (dtype.type(self.layer.negative_slope),)
-
-
-STEPS = {
-    layers.ReLU: ReLU,
-    layers.Sigmoid: Sigmoid,
-    layers.Tanh: Tanh,
-    layers.GELU: GELU,
-    layers.SiLU: SiLU,
-    layers.LeakyReLU: LeakyReLU,
-}
+    def _numbers(self, dtype: np.dtype) -> list:
+        """The layer's own arguments, as the kernels take them."""
+        return [dtype.type(number) for number in self.arguments]
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> np.ndarray:

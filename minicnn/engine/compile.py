@@ -8,8 +8,7 @@ such as a user's own, is its own step, and so stands in the middle of the others
 from __future__ import annotations
 
 from minicnn import inputs, layers, losses, optimizers
-from minicnn.engine.activations import STEPS as ACTIVATIONS
-from minicnn.engine.activations import add, relu_backward
+from minicnn.engine.activations import KERNELS, Activation, add, relu_backward
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.dense import Dense
 from minicnn.engine.depthwise import Depthwise
@@ -64,7 +63,7 @@ STEPS = {
     layers.AveragePool2D: AveragePool,
     layers.GlobalMaxPool2D: GlobalMaxPool,
     layers.GlobalAveragePool2D: GlobalAveragePool,
-    **ACTIVATIONS,
+    **dict.fromkeys(KERNELS, Activation),
 }
 TWINS = {
     losses.CrossEntropy: FastCrossEntropy,
