@@ -94,7 +94,8 @@ class EarlyStopping(_Monitor):
 
     def on_train_end(self, run: Run) -> None:
         if self.restore_best and self.best < math.inf:
-            run.model.parameters.values[:], run.model.parameters.statistics[:] = self.best_values, self.best_statistics
+            with run.model.lock:
+                run.model.parameters.restore({"values": self.best_values, "statistics": self.best_statistics})
 
 
 class ModelCheckpoint(_Monitor):

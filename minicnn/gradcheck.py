@@ -95,6 +95,8 @@ def gradcheck(
     """
     rng = np.random.default_rng(seed)
     x = np.array(x, np.float64)
+    if x.size == 0:
+        raise ValueError(f"gradcheck: got an input of shape {x.shape}, expected at least one image")
     network = _prepare(layer, x, rng)
     probe = _Probe(network, x)
     _check_promises(probe, x, rng)
@@ -131,6 +133,7 @@ def _prepare(layer, x, rng) -> Network:
     for inner in (inner for one in layers for inner in one.layers()):
         for w in inner.weights():
             w.value = None
+        inner.in_network = False
     network = Network(layers, x.shape[1:], dtype="float64")
     if len(layers) == 1:
         layers[0].name = ""  # the report then calls it by its class

@@ -79,7 +79,8 @@ class Scale:
         m = images.size // images.shape[-1]
         mean = total / m
         variance = square / m - mean**2
-        self.mean, self.std = mean, np.sqrt(np.where(variance > 1e-12, variance, 1))  # 1: a channel of one value
+        self.std = np.sqrt(np.where(variance > 1e-12, variance, 1))  # 1: a channel of one value
+        self.mean = mean
 
     def factors(self, dtype: np.dtype, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """(factor, shift): a pixel's value v of channel c becomes v * factor[c] + shift[c]."""

@@ -51,15 +51,19 @@ class Network:
     def _declare(self, layers, input_shape, seed, dtype) -> None:
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
+        if isinstance(layers, Layer) or not isinstance(input_shape, tuple | list):
+            raise ValueError(f"expected a list of layers, and an input_shape such as (28, 28, 1); got {input_shape!r}")
         self.layers, self.input_shape = list(layers), tuple(input_shape)
         self.seed, self.dtype = seed, str(dtype)
         self.scale = inputs.Scale()
+        if not all(isinstance(n, int | np.integer) and n > 0 for n in self.input_shape):
+            raise ValueError(f"input_shape: got {input_shape!r}, expected whole numbers of at least 1")
         if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
             raise ValueError("layers: expected a list of at least one Layer")
         everything = self.all_layers()
         if len({id(layer) for layer in everything}) != len(everything):
             raise ValueError("layers: one layer object stands in two places; make a layer for each place")
-        if any(w.value is not None for layer in everything for w in layer.weights()):
+        if any(layer.in_network for layer in everything):
             raise ValueError("layers: got one that belongs to another model; make new layers for each model")
         counts: dict[str, int] = {}
         for layer in self.layers:
@@ -73,12 +77,14 @@ class Network:
         self.output_shape = sequence.build(self.layers, self.input_shape, self.parameters)
         if len(self.arrays()) != len(self.parameters.parameters) + len(self.parameters.all_statistics):
             raise ValueError("layers: expected each weight to be an attribute of its layer, under a name of its own")
+        for layer in everything:
+            layer.in_network = True
         self._renew()
 
     def _renew(self) -> None:
         """What belongs to this process and cannot be copied: locks, and the engine's steps with their memory."""
         self.lock, self.fitting = threading.RLock(), threading.Lock()
-        self._backend, self._trained = None, None
+        self._backend, self._trained, self._output = None, None, None
         _networks.add(self)
 
     def all_layers(self) -> list[Layer]:
@@ -100,16 +106,20 @@ class Network:
     def _choose(self) -> None:
         """Take what runs from the engine, again after each change of backend."""
         if self._backend != engine.backend():
-            self._backend = engine.backend()
+            self._backend, self._trained = engine.backend(), None
             self._steps, self._scale = engine.steps(self.layers), engine.fast(self.scale)
             self._first = sequence.first_that_learns(self._steps)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
-        """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites."""
+        """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites: copy it to
+        keep it.
+        """
         steps = self.steps
         inputs.check_array("forward", x, self.input_shape, self.dtype)
+        if self._output is not None and np.may_share_memory(x, self._output):
+            x = x.copy()  # the steps would overwrite it on their way
         self._trained = None  # an error on the way leaves nothing to go back through
-        y = sequence.forward(steps, x, training)
+        self._output = y = sequence.forward(steps, x, training)
         self._trained = len(x) if training else None
         return y
 
@@ -122,7 +132,7 @@ class Network:
         first.backward(sequence.backward(others, dy))
 
     def batch(self, images: np.ndarray, index: np.ndarray, matrix=None, holes=None) -> np.ndarray:
-        """images[index] as the floats the first layer takes; see `inputs.Scale.batch`."""
+        """images[index] as the floats the first layer takes, good until the next call; see `inputs.make_batch`."""
         self._choose()
         return self._scale.batch(images, index, np.dtype(self.dtype), matrix, holes)
 
@@ -169,8 +179,9 @@ class Network:
         for (name, w), array in zip(own.items(), arrays, strict=True):
             if array.shape != w.shape:
                 raise ShapeError(f"{name}: got shape {array.shape}, expected {w.shape}")
-        for w, array in zip(own.values(), arrays, strict=True):
-            w.value[...] = array
+        with self.lock:
+            for w, array in zip(own.values(), arrays, strict=True):
+                w.value[...] = array
 
     @property
     def parameter_count(self) -> int:
@@ -183,7 +194,7 @@ class Network:
         return sum(layer.macs for layer in self.layers)
 
     def __getstate__(self):
-        own = ("lock", "fitting", "_backend", "_trained", "_steps", "_scale", "_first")
+        own = ("lock", "fitting", "_backend", "_trained", "_output", "_steps", "_scale", "_first")
         return {k: v for k, v in vars(self).items() if k not in own}
 
     def __setstate__(self, state):

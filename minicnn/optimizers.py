@@ -50,7 +50,10 @@ class Optimizer:
             self.update(parameters.values[part], parameters.grads[part], *moments, rate, 1 - rate * decay)
 
     def update(self, w: np.ndarray, dw: np.ndarray, *rest) -> None:
-        """The formula, on slices of the vectors, in place: w, dw, the moments; then rate, and `keep`, w's own share."""
+        """The formula, on slices of the vectors, in place: w, dw, the moments; then the rate and `keep`.
+
+        keep = 1 - rate * decay, by which w is multiplied first.
+        """
         raise NotImplementedError(f"{type(self).__name__}: update is missing")
 
     def state(self) -> dict:

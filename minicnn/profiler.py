@@ -95,6 +95,7 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
         try:
             times = [_time_step(self, x, y, loss) for _ in range(count + 1)][1:]
         finally:
+            self._trained = None  # what a forward pass before this one kept is gone
             for owner, state in zip(owners, before, strict=True):
                 owner.restore(state)
         medians = np.median(times, axis=0)

@@ -82,7 +82,7 @@ class Run:
 
     def state(self) -> dict:
         """What a checkpoint must keep."""
-        return {name: getattr(self, name) for name in PROGRESS} | {"history": self.history}
+        return {name: kind(getattr(self, name)) for name, kind in PROGRESS.items()} | {"history": self.history}
 
     def restore(self, state: dict) -> None:
         """Take back what `state` gave; ValueError, and nothing changed, where it cannot be a run like this one's."""
@@ -90,9 +90,11 @@ class Run:
         for name, kind in PROGRESS.items():
             value = state.get(name)
             if type(value) is not kind or (kind is int and not 0 <= value <= most.get(name, 2**53)):
-                raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, 0 to {most.get(name, 'any')}")
+                raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, at most {most.get(name, 'any')}")
             if kind is float and not math.isfinite(value):
                 raise ValueError(f"{name}: got {value!r}, expected a finite number")
+        if state["seen"] != min(state["batch"] * self.batch_size, len(self.images)):
+            raise ValueError(f"seen: got {state['seen']} images in {state['batch']} batches of {self.batch_size}")
         history = state.get("history")
         if type(history) is not dict or not all(type(column) is list for column in history.values()):
             raise ValueError("history: expected a list for each metric")

@@ -58,8 +58,9 @@ def fit(
     augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists.
 
     Raises DataError or ShapeError for input that does not fit, and DivergedError when the loss or the weights are no
-    longer finite. Ctrl-C leaves the model with the weights it has, and passes on. While a model is in training another
-    thread may predict with it (each batch is of some step's weights), but not train it: RuntimeError.
+    longer finite. Ctrl-C leaves the model with the weights it has, or EarlyStopping's best, and passes on. While a model
+    is in training another thread may predict with it (each batch is of some step's weights), but not train it:
+    RuntimeError.
     """
     optimizer, loss = optimizers.get(optimizer), losses.get(loss)
     images, targets = _checked(self, x, y, loss)
@@ -79,7 +80,7 @@ def fit(
         seed=seed,
         verbose=verbose,
     )
-    _check_settings(run)
+    _check_settings(run, checkpoint)
     if not self.fitting.acquire(blocking=False):
         raise RuntimeError("fit: this model is in training already; make a model for each thread")
     try:
@@ -130,8 +131,10 @@ def _checked(model: Network, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
     return x, inputs.check_targets(y, len(x), model.output_shape, loss.classifies)
 
 
-def _check_settings(run: Run) -> None:
-    """Refuse what cannot be a schedule, or an augmentation of these images."""
+def _check_settings(run: Run, checkpoint: Checkpoint | None) -> None:
+    """Refuse what cannot be a checkpoint, a schedule, or an augmentation of these images."""
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        raise ValueError(f"checkpoint: got {checkpoint!r}, expected minicnn.Checkpoint(path)")
     if not callable(run.schedule):
         raise ValueError(f"schedule: got {run.schedule!r}, expected a function from the step to the learning rate")
     if run.augment is not None and not hasattr(run.augment, "draw"):

@@ -885,3 +885,64 @@ def test_a_constructor_argument_that_is_no_attribute_is_told_with_what_to_write(
 
     with pytest.raises(TypeError, match=r"^Forgetful: no attribute 'rate', expected self.rate = rate in __init__$"):
         Forgetful(0.5).config()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# One network used in unusual ways
+
+
+def ones(n, *shape):
+    return np.ones((n, *shape), np.float32)
+
+
+def test_no_image_between_two_batches_changes_nothing():
+    model = Sequential([Conv2D(64, 3), Flatten(), Dense(2)], (4, 4, 64))
+    x = np.random.default_rng(0).standard_normal((3, 4, 4, 64)).astype(np.float32)
+    expected = model.forward(x).copy()
+    assert model.forward(x[:0]).shape == (0, 2)
+    np.testing.assert_array_equal(model.forward(x), expected)
+
+
+def test_weights_that_are_changed_in_place_count_at_once():
+    model = Sequential([Conv2D(64, 3, use_bias=False), Flatten(), Dense(2)], (4, 4, 64))
+    model.forward(ones(1, 4, 4, 64))
+    model.layers[0].w.value[...] = 0
+    assert (model.forward(ones(1, 4, 4, 64)) == 0).all()
+
+
+def test_a_backward_pass_does_not_cross_a_change_of_the_backend():
+    minicnn.use_backend("numba")
+    model = Sequential([Dense(2)], (3,))
+    model.forward(ones(1, 3), training=True)
+    minicnn.use_backend("numpy")
+    with pytest.raises(RuntimeError, match="backward: needs a forward with training=True just before it"):
+        model.steps, model.backward(ones(1, 2))
+
+
+@BACKENDS
+def test_an_output_may_be_fed_back_in(backend):
+    model = Sequential([DepthwiseConv2D(3), Tanh()], (5, 5, 2), seed=1)
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 2)).astype(np.float32)
+    for training in (False, True):
+        expected = model.forward(model.forward(x, training).copy(), training).copy()
+        np.testing.assert_array_equal(model.forward(model.forward(x, training), training), expected)
+
+
+def test_a_layer_without_weights_belongs_to_one_model_too():
+    relu = ReLU()
+    Sequential([relu], (3,))
+    with pytest.raises(ValueError, match="belongs to another model"):
+        Sequential([relu], (3,))
+
+
+@BACKENDS
+@pytest.mark.parametrize("make", [lambda v: Dropout(v), lambda v: LeakyReLU(v), lambda v: BatchNorm(v, epsilon=v)])
+def test_arguments_may_be_numbers_of_numpy(make, backend):
+    model = Sequential([make(np.float64(0.5))], (3,))
+    assert model.forward(ones(4, 3), training=True).dtype == np.float32
+
+
+def test_what_is_no_list_of_layers_or_no_shape_is_refused():
+    for layers, shape in ((Dense(2), (3,)), ([Dense(2)], 3), ([Dense(2)], (0,)), ([Dense(2)], ("3",))):
+        with pytest.raises(ValueError, match="expected"):
+            Sequential(layers, shape)

@@ -4,7 +4,7 @@
     use_backend("numpy")    layers run as they stand in minicnn/layers, to read and to step through
 
 The network asks for `steps(layers)`, and for the fast twin of a loss, an optimizer or an input scale with `fast(thing)`;
-it does not know which it gets. Numba is looked for only here, and loaded only when its steps are first asked for.
+it does not know which it gets. Numba is looked for only here, and loaded only when it is first needed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def steps(layers: list[Layer]) -> list[Layer]:
 
 
 def fast(thing: Thing) -> Thing:
-    """The fast twin of a loss, an optimizer or a scale of inputs, with the same methods and state; or the thing itself."""
+    """The fast twin of a loss, an optimizer or a scale of inputs: what it computes, and its state; or the thing itself."""
     if _backend == "numpy":
         return thing
     from minicnn.engine import compile

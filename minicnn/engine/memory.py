@@ -53,6 +53,6 @@ def scratch(slot: str, shape: tuple[int, ...], dtype) -> np.ndarray:
     """
     slots = _local.__dict__
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    if slot not in slots or slots[slot].size < size:
+    if slot not in slots or slots[slot].size < size + LINE:
         slots[slot] = empty((size + LINE,), np.uint8)  # a vector may reach a little past the end
     return slots[slot][:size].view(dtype).reshape(shape)

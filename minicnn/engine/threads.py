@@ -1,4 +1,4 @@
-"""How kernels are compiled, cached and spread over the processor's cores.
+"""How a kernel's work is spread over the processor's cores.
 
 A `@parallel` kernel is written for one of PARTS parts of its work; a call runs them all, dealt out to Numba's pool of
 threads. The pool serves one caller at a time; a second Python thread that comes meanwhile, and a process after a fork (whose

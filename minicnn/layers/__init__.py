@@ -11,7 +11,7 @@ is named after what it belongs to: `dy` is dLoss/dy, an array of the shape of y.
 dy, writes the gradients of the layer's weights, and gives dx. Neither changes what it is given.
 
 What you read here is what runs with `minicnn.use_backend("numpy")`. The engine (minicnn/engine) runs the same layers
-faster, several as one where it can, and the tests hold its numbers equal to these.
+faster, several as one where it can, and the tests hold its numbers equal to these, up to rounding.
 
 Read base.py first, then dense.py, activations.py, windows.py, convolution.py, pooling.py, normalization.py, dropout.py and
 residual.py; sequence.py says how layers run one after another.

@@ -47,7 +47,7 @@ class LeakyReLU(Activation):
     """x where x > 0, negative_slope * x elsewhere (Maas, Hannun and Ng, 2013)."""
 
     def __init__(self, negative_slope: float = 0.01):
-        self.negative_slope = negative_slope
+        self.negative_slope = float(negative_slope)
 
     def f(self, x):
         return np.where(x > 0, x, self.negative_slope * x)

@@ -1,6 +1,6 @@
 """What every layer is: a function of its input, and the chain rule through it.
 
-To write a layer, derive from `Layer` and say three things:
+To write a layer, derive from `Layer` and say three things (the first only where it has weights or changes the shape):
 
     build(input_shape, parameters)   ask for weights, return the output's shape (shapes are without the batch axis)
     forward(x, training)             y; when training, keep what backward needs
@@ -31,6 +31,7 @@ class Layer:
     macs = 0
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
+    in_network = False  # and so not to be built into another one
     _saved: tuple | None = None
 
     def __init__(self) -> None:
@@ -63,6 +64,9 @@ class Layer:
     def title(self) -> str:
         """The layer's name in its network, else that of its class."""
         return self.name or type(self).__name__
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in vars(self).items() if k != "_saved"}  # a copy or a file needs no pass of before
 
     def layers(self) -> list[Layer]:
         """This layer and those inside it, in the order they run."""

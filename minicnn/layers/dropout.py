@@ -25,7 +25,7 @@ class Dropout(Layer):
     def __init__(self, rate: float):
         if not 0 <= rate < 1:
             raise ValueError(f"rate: got {rate!r}, expected 0 <= rate < 1")
-        self.rate = rate
+        self.rate = float(rate)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if not training:

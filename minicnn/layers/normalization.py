@@ -33,7 +33,7 @@ class BatchNorm(Layer):
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, activation: str | None = None):
         if not 0 <= momentum <= 1 or not epsilon > 0:
             raise ValueError(f"got momentum={momentum!r}, epsilon={epsilon!r}, expected 0 to 1 and a positive number")
-        self.momentum, self.epsilon = momentum, epsilon
+        self.momentum, self.epsilon = float(momentum), float(epsilon)
         self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from minicnn.parameters import Parameters
 class Residual(Layer):
     """y = activation(layers(x) + projection(x)), the shortcut being x itself where projection is None.
 
-    `projection` is one layer, such as Conv2D(filters, 1, stride=2, use_bias=False), for blocks that change the shape.
+    `branch` is the list of the constructor's layers; `layers()` gives those inside them too. `projection` is one layer,
+    such as Conv2D(filters, 1, stride=2, use_bias=False), for blocks that change the shape.
     A sum hands its dy to both terms, and x was read by both: dx is the sum of what comes back through them.
     """
 
