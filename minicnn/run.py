@@ -90,7 +90,7 @@ class Run:
         for name, kind in PROGRESS.items():
             value = state.get(name)
             if type(value) is not kind or (kind is int and not 0 <= value <= most.get(name, 2**53)):
-                raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, at most {most.get(name, 'any')}")
+                raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, 0 to {most.get(name, 'any')}")
             if kind is float and not math.isfinite(value):
                 raise ValueError(f"{name}: got {value!r}, expected a finite number")
         if state["seen"] != min(state["batch"] * self.batch_size, len(self.images)):
