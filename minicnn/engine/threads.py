@@ -143,8 +143,7 @@ def parallel(function):
     def run(work, *args):
         shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
-            if shared:
-                numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
+            numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
             failures = launch(bool(shared), *args)
         finally:
             if shared:
