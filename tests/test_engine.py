@@ -1017,7 +1017,7 @@ def compiled_by_a_training_step():
 
 
 FORWARD = [
-    *("_cross_entropy", "direct._forward", "normalization._moments", "normalization._scale_shift", "_pack"),
+    *("_cross_entropy", "_pack", "direct._forward", "normalization._moments", "normalization._scale_shift"),
     *("pooling._max_pool", "training._make_batch", "winograd._forward"),
 ]
 
