@@ -421,11 +421,28 @@ def test_a_transposed_block_has_its_rows_for_lanes(n, dtype):
     np.testing.assert_array_equal(out.reshape(n, n), x.reshape(n, n).T)
 
 
+@njit
+def upper_half(block, x, out):
+    """The rows of the block at x, the upper half of them, to out."""
+    none = lanes.zeros(x, block)
+    rows = lanes.strided(len(none[0]), 0, len(none), none)
+    half = lanes.half(lanes.load_rows(none[0], x, rows, 0))
+    lanes.store_rows(out, lanes.strided(len(none[0]), 0, len(half), half), 0, half)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 8])
+def test_half_a_block_is_its_upper_rows(rows):
+    x, out = np.arange(rows * 4).astype(np.float32), np.full((rows, 4), -1, np.float32)
+    upper_half(Block(rows, 4), x, out.reshape(-1))
+    np.testing.assert_array_equal(out[: rows // 2], x.reshape(rows, 4)[: rows // 2])
+    assert (out[rows // 2 :] == -1).all()
+
+
 def test_the_table_of_operations_on_vectors_holds_none_that_is_not_tried():
     left = [line[4:43] for line in lanes.__doc__.splitlines() if line.startswith("    ")]
     names = set(re.findall(r"(\w+)\(", " ".join(left)))
     assert len(names) > 15
-    assert names <= {*every_operation.py_func.__code__.co_names, *turn.py_func.__code__.co_names}
+    assert names <= {name for tried in (every_operation, turn, upper_half) for name in tried.py_func.__code__.co_names}
 
 
 def test_fma_rounds_once():

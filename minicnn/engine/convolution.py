@@ -44,11 +44,11 @@ class Convolution(Step):
             pack(w, packed)
             return packed
         packed, source = self.buffers.get("packed"), self.buffer("packed from", w.shape, w.dtype)
-        if packed is None or packed.shape != shape or not same_numbers(source.reshape(-1), w.reshape(-1)):
-            packed = self.buffers["packed"] = empty(shape, w.dtype)
-            source[...] = np.nan  # until all is packed it is like no weights
+        if packed is None or packed.shape != shape or not same_bits(source.reshape(-1), w.reshape(-1)):
+            packed, self.buffers["packed"] = empty(shape, w.dtype), None  # until all is packed there is nothing
             pack(w, packed)
             source[...] = w
+            self.buffers["packed"] = packed
         return packed
 
     def backward(self, dy):
@@ -66,13 +66,15 @@ class Convolution(Step):
         return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, x.dtype) and len(x) > 0
 
 
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two flat arrays of numbers of the same type are the same to the bit."""
+    bits = f"i{a.itemsize}"
+    return no_difference(a.view(bits), b.view(bits))
+
+
 @kernel
-def same_numbers(a, b):
-    """Whether two arrays hold the same numbers; NaN is like no number."""
-    for start in range(0, a.size, 4096):  # without a way out of the inner loop, it runs on vectors
-        different = 0
-        for i in range(start, min(start + 4096, a.size)):
-            different += a[i] != b[i]
-        if different:
-            return False
-    return True
+def no_difference(a, b):
+    different = a[0] ^ b[0]
+    for i in range(a.size):  # to the end: without a way out, the loop runs on vectors
+        different |= a[i] ^ b[i]
+    return different == 0

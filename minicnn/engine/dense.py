@@ -129,8 +129,12 @@ def _matmul(a, w, transposed, bias, relu, y):
     """y = a @ w + bias, or a @ w.T + bias where w is transposed."""
     (n, columns), block = y.shape, best_block(a.dtype)
     rows, lanes = block.shape
+    square = Block(lanes // 2, lanes // 2)
     if n == 0:
         return
+    if n == 1 and columns % (4 * lanes) == 0 and not transposed:  # one row streams past long pieces of the weights
+        rows, lanes = 1, 4 * lanes
+        block = Block(rows, lanes)
     count = -(-columns // lanes)
     chunks = max(1, min(get_threads() // count, n // rows))  # fewer panels than threads: the rows are shared out
     padded = scratch("bias", (0 if bias is None else count * lanes,), a.dtype)
@@ -138,7 +142,7 @@ def _matmul(a, w, transposed, bias, relu, y):
         padded[:columns], padded[columns:] = bias, 0
     panels = scratch("panels", (count * chunks, DEPTH * lanes), a.dtype)
     blocks = scratch("blocks", (count * chunks, -(-n // chunks) * lanes), a.dtype)
-    _product(a.size * columns, block, Block(lanes // 2, lanes // 2), a, w, transposed, padded, relu, y, panels, blocks)
+    _product(a.size * columns, block, square, a, w, transposed, padded, relu, y, panels, blocks)
 
 
 @helper

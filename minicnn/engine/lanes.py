@@ -18,6 +18,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     only_where(indices, here, v)           v where indices == here, else 0
     transpose(b)                           a block of as many rows as lanes, each the other
     repeat(v, rows)                        a block whose rows are all v, as many as `rows` has
+    half(b)                                the upper half of a block's rows
     gather(table, first, count, rows)      table[first], table[first + 1], .. for each row; from count on the last entry
     strided(step, first, count, rows)      the same of a table of 0, step, 2 * step, ..
     load_rows(v, array, offsets, index)    the block whose row i is at array[offsets[i] + index:]
@@ -352,6 +353,16 @@ def _repeat(typing, vector, rows):
 
 
 @intrinsic
+def _half(typing, block):
+    rows = types.UniTuple(block.dtype, block.count // 2)
+
+    def codegen(context, builder, signature, args):
+        return _each(builder, context.get_value_type(rows), lambda i: builder.extract_value(args[0], i))
+
+    return rows(block), codegen
+
+
+@intrinsic
 def _transpose(typing, block):
     n = block.count
 
@@ -501,6 +512,9 @@ if config.DISABLE_JIT:
     def repeat(vector, rows):
         return (vector,) * len(rows)
 
+    def half(block):
+        return block[: len(block) // 2]
+
     def gather(table, first, count, rows):
         return tuple(table[min(first + i, count - 1)] for i in range(len(rows)))
 
@@ -520,7 +534,7 @@ if config.DISABLE_JIT:
         return tuple(x[offset + k] * vector + row for offset, row in zip(offsets, sums, strict=True))
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
-    larger, only_where, prefetch, repeat, gather = _larger, _only_where, _prefetch, _repeat, _gather
+    larger, only_where, prefetch, repeat, half, gather = _larger, _only_where, _prefetch, _repeat, _half, _gather
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add = _load_rows, _store_rows, _multiply_add

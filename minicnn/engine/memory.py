@@ -24,6 +24,23 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
+class Piece:
+    """A piece of memory for one array at a time, as large as the largest that it was asked for."""
+
+    def __init__(self):
+        self.memory, self.views = np.empty(0, np.uint8), {}
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An uninitialised array, good until the next one is asked for."""
+        view = self.views.get((shape, dtype))
+        if view is None:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            if self.memory.size < size + LINE:  # a vector may reach a little past the end
+                self.memory, self.views = empty((size + LINE,), np.uint8), {}
+            view = self.views[shape, dtype] = self.memory[:size].view(dtype).reshape(shape)
+        return view[...]  # a user's layer may change the shape of what it gets
+
+
 class Turns:
     """Two pieces of memory used in turn, for results that only the next step reads.
 
@@ -31,28 +48,24 @@ class Turns:
     """
 
     def __init__(self):
-        self.memory, self.turn = [np.empty(0, np.uint8), np.empty(0, np.uint8)], 0
+        self.pieces, self.turn = [Piece(), Piece()], 0
 
     def next(self, shape: tuple[int, ...], dtype: np.dtype, anew: bool) -> np.ndarray:
         """An uninitialised array, good until the call after the next; `anew` at the start of a pass.
 
         Each step then gets the same memory at every pass, which the cache rewards.
         """
-        size = math.prod(shape) * dtype.itemsize
         turn = 0 if anew else self.turn
         self.turn = 1 - turn
-        if self.memory[turn].size < size:
-            self.memory[turn] = empty((size,), np.uint8)
-        return self.memory[turn][:size].view(dtype).reshape(shape)
+        return self.pieces[turn].array(shape, dtype)
 
 
-def scratch(slot: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+def scratch(slot: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array, good until the same thread asks for the same slot again.
 
     Each Python thread has scratch of its own, and what lies in it is dead when the step that asked for it returns.
     """
     slots = _local.__dict__
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if slot not in slots or slots[slot].size < size + LINE:
-        slots[slot] = empty((size + LINE,), np.uint8)  # a vector may reach a little past the end
-    return slots[slot][:size].view(dtype).reshape(shape)
+    if slot not in slots:
+        slots[slot] = Piece()
+    return slots[slot].array(shape, dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn.engine.compiling import helper
-from minicnn.engine.lanes import Block, best_block, load, multiply_add
+from minicnn.engine.lanes import Block, best_block, load, load_prefetching, multiply_add
 
 
 def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
@@ -42,7 +42,7 @@ def rows_by_panel(x, offsets, start, length, panel, at, sums):
 def rows_by_matrix(x, offsets, start, length, w, at, step, sums):
     """As rows_by_panel, with the weights where they lie: row k begins at w[at + k * step]."""
     for k in range(start, start + length):
-        sums = multiply_add(x, offsets, k, load(sums[0], w, at), sums)
+        sums = multiply_add(x, offsets, k, load_prefetching(sums[0], w, at), sums)
         at += step
     return sums
 

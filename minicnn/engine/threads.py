@@ -35,7 +35,7 @@ _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
 _TASK = ir.FunctionType(_NUMBER, [_BYTES, _NUMBER])
 
 _pool = threading.Lock()
-_forked = False
+_started = _forked = False
 MAX_THREADS = _threads = config.NUMBA_NUM_THREADS
 
 
@@ -50,6 +50,13 @@ def set_threads(n: int) -> None:
 def get_threads() -> int:
     """How many threads the kernels use."""
     return _threads
+
+
+def _start():
+    """Say how many threads of the pool serve this one; the first time makes the pool known to kernels from the cache."""
+    global _started
+    numba.set_num_threads(_threads)
+    _started = True
 
 
 @intrinsic
@@ -143,7 +150,8 @@ def parallel(function):
     def run(work, *args):
         shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
-            numba.set_num_threads(_threads)  # also makes the pool known to kernels that come from the cache
+            if shared or not _started:
+                _start()
             failures = launch(bool(shared), *args)
         finally:
             if shared:

@@ -13,7 +13,7 @@ import numpy as np
 from minicnn import inputs, losses, optimizers
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import Block, best_block, fill, fma, load_prefetching, sqrt, store, zeros
-from minicnn.engine.memory import empty
+from minicnn.engine.memory import Piece
 from minicnn.engine.threads import MOVED, chunk, parallel
 
 
@@ -75,17 +75,13 @@ class FastScale:
     """The twin of `inputs.Scale`."""
 
     def __init__(self, scale: inputs.Scale):
-        self.scale, self.memory = scale, empty((0,), np.uint8)
+        self.scale, self.piece = scale, Piece()
 
     def batch(self, images, index, dtype, matrix=None, holes=None):
         """See `inputs.Scale.batch`; the result lies in the same memory each time."""
         if images.ndim != 4:
             return self.scale.batch(images, index, dtype, matrix, holes)
-        shape = (len(index), *images.shape[1:])
-        size = math.prod(shape) * dtype.itemsize
-        if self.memory.size < size:
-            self.memory = empty((size,), np.uint8)
-        y = self.memory[:size].view(dtype).reshape(shape)
+        y = self.piece.array((len(index), *images.shape[1:]), dtype)
         factor, shift = (v.astype(dtype) for v in self.scale.factors(images.dtype, images.shape[-1]))
         matrix = np.empty((0, 2, 3), dtype) if matrix is None else matrix.astype(dtype)
         holes = np.empty((0, 4), np.int64) if holes is None else holes

@@ -33,6 +33,7 @@ from minicnn.engine.lanes import (
     best_block,
     fma,
     gate,
+    half,
     load,
     load_rows,
     maximum0,
@@ -303,6 +304,16 @@ def fetch(region, part):
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
     """m (36, group, lanes) = a (36, group, depth) times the panel of u at u0, for each of the 36."""
     start = zeros(a, block)
+    few = half(start)
+    if count > len(few):
+        products(start, tiles, a, depth, u, u0, count, m, soon, later)
+    else:
+        products(few, tiles, a, depth, u, u0, count, m, soon, later)
+
+
+@helper
+def products(start, tiles, a, depth, u, u0, count, m, soon, later):
+    """The 36 products, as many rows at a time as `start`, a block of zeros, has."""
     lanes = len(start[0])
     for point in range(36):
         fetch(soon, point)
