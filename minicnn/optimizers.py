@@ -58,7 +58,7 @@ class Optimizer:
 
     def state(self) -> dict:
         """What a checkpoint must keep."""
-        return {"steps": self.steps, **self.vectors}
+        return {"steps": self.steps} | {name: vector.copy() for name, vector in self.vectors.items()}
 
     def restore(self, state: dict) -> None:
         """Take back what `state` gave, after `attach`."""
