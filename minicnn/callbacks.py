@@ -2,6 +2,7 @@
 
 A callback gets the run (see `minicnn.run.Run`): its model, its epoch and step, and the metrics of the epoch that
 ended. Metrics are named "loss", "accuracy", "val_loss", "val_accuracy"; for an accuracy more is better, for all else less.
+Before the first epoch they are NaN; a callback that adds one of its own sets it then too.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import csv
 import io
 import math
 import os
-import sys
 
 import numpy as np
 
+from minicnn.arguments import flag, integer, number
 from minicnn.errors import DivergedError
 from minicnn.files import atomic_write
 from minicnn.run import Run
+from minicnn.say import warn
 
 
 class Callback:
@@ -49,22 +51,30 @@ class Callback:
 class _Monitor(Callback):
     """What the callbacks that watch one metric share: its best value, and for how many epochs it has not improved."""
 
+    watches = True
+
     def __init__(self, monitor: str, min_delta: float = 0.0):
-        self.monitor, self.min_delta = monitor, min_delta
+        self.monitor, self.min_delta = monitor, number(min_delta, "min_delta", least=0)
 
     def on_train_begin(self, run: Run) -> None:
         self.best, self.waited = math.inf, 0
+        if self.watches:
+            self.metric(run)
+
+    def metric(self, run: Run) -> float:
+        """The metric that is watched, less being better."""
+        if self.monitor not in run.metrics:
+            have = ", ".join(run.metrics)
+            hint = "; give fit validation_data" if run.validation is None else ""
+            raise ValueError(f"{type(self).__name__}: no metric {self.monitor!r}, expected one of {have}{hint}")
+        return run.metrics[self.monitor] * (-1 if "accuracy" in self.monitor else 1)
 
     def state(self) -> dict:
         return {"best": self.best, "waited": self.waited}
 
     def improved(self, run: Run) -> bool:
         """Whether the metric is better than ever before in this run."""
-        if self.monitor not in run.metrics:
-            have = ", ".join(run.metrics)
-            hint = "; give fit validation_data" if self.monitor.startswith("val_") else ""
-            raise ValueError(f"{type(self).__name__}: no metric {self.monitor!r}, expected one of {have}{hint}")
-        value = run.metrics[self.monitor] * (-1 if "accuracy" in self.monitor else 1)
+        value = self.metric(run)
         better = value < self.best - self.min_delta
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return better
@@ -75,7 +85,7 @@ class EarlyStopping(_Monitor):
 
     def __init__(self, monitor: str = "val_loss", patience: int = 3, min_delta: float = 0.0, restore_best: bool = True):
         super().__init__(monitor, min_delta)
-        self.patience, self.restore_best = patience, restore_best
+        self.patience, self.restore_best = integer(patience, "patience", least=0), flag(restore_best, "restore_best")
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
@@ -101,16 +111,29 @@ class EarlyStopping(_Monitor):
 class ModelCheckpoint(_Monitor):
     """Save the model, for use, after every epoch, or only when the metric is the best so far.
 
-    `{epoch}` in the path is filled in. (To go on with a run after a crash, see `minicnn.Checkpoint`.)
+    The path may name the epoch and the metrics, as in "model-{epoch:02d}-{val_loss:.2f}.npz". (To go on with a run
+    after a crash, see `minicnn.Checkpoint`.)
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", save_best_only: bool = True):
         super().__init__(monitor)
-        self.path, self.save_best_only = os.fspath(path), save_best_only
+        self.path, self.watches = os.fspath(path), flag(save_best_only, "save_best_only")
+
+    def on_train_begin(self, run: Run) -> None:
+        super().on_train_begin(run)
+        self.filled(run)
 
     def on_epoch_end(self, run: Run) -> None:
-        if not self.save_best_only or self.improved(run):
-            run.model.save(self.path.replace("{epoch}", str(run.epoch)))
+        if not self.watches or self.improved(run):
+            run.model.save(self.filled(run))
+
+    def filled(self, run: Run) -> str:
+        """The path with the epoch and the metrics in it."""
+        try:
+            return self.path.format(epoch=run.epoch, **run.metrics)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            names = ", ".join(f"{{{name}}}" for name in ("epoch", *run.metrics))
+            raise ValueError(f"ModelCheckpoint: path {self.path!r}: {error}, expected no names but {names}") from None
 
 
 class ReduceLROnPlateau(_Monitor):
@@ -125,7 +148,8 @@ class ReduceLROnPlateau(_Monitor):
         min_delta: float = 0.0,
     ):
         super().__init__(monitor, min_delta)
-        self.patience, self.factor, self.min_lr = patience, factor, min_lr
+        self.patience, self.factor = integer(patience, "patience", least=0), number(factor, "factor", above=0, below=1)
+        self.min_lr = number(min_lr, "min_lr", least=0)
 
     def on_epoch_end(self, run: Run) -> None:
         if not self.improved(run) and self.waited >= self.patience:
@@ -141,7 +165,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike, keep_going: bool = False):
-        self.path, self.keep_going = path, keep_going
+        self.path, self.keep_going = path, flag(keep_going, "keep_going")
 
     def on_epoch_end(self, run: Run) -> None:
         text = io.StringIO(newline="")
@@ -154,7 +178,7 @@ class CSVLogger(Callback):
         except OSError as error:
             if not self.keep_going:
                 raise
-            print(f"warning: {error}; going on", file=sys.stderr)
+            warn(f"warning: {error}; going on")
 
 
 class TerminateOnNaN(Callback):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from minicnn import archive, engine
+from minicnn.arguments import flag, integer
 from minicnn.errors import CheckpointError, ModelFileError
 from minicnn.files import lock, temporaries
-from minicnn.layers.base import positive
 from minicnn.model_files import describe
 from minicnn.run import Run
+from minicnn.say import say, warn
 from minicnn.signals import Signals
 
 FORMAT = 2
@@ -45,7 +45,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike, every: int = 500, keep_going: bool = False):
-        self.path, self.every, self.keep_going = Path(path), positive(every, "every"), keep_going
+        self.path, self.every, self.keep_going = Path(path), integer(every, "every"), flag(keep_going, "keep_going")
         self.previous = self.path.with_name(self.path.name + ".previous")
 
     @contextmanager
@@ -94,7 +94,7 @@ class Checkpoint:
         except OSError as error:
             if not self.keep_going:
                 raise CheckpointError(f"{self.path}: cannot be written ({error.strerror or error})") from error
-            print(f"warning: {self.path}: cannot be written ({error.strerror or error}); going on", file=sys.stderr)
+            warn(f"warning: {self.path}: cannot be written ({error.strerror or error}); going on")
             return False
         return True
 
@@ -113,11 +113,11 @@ class Checkpoint:
                 damaged.append(str(error))
                 continue
             for line in damaged:
-                print(f"{line}: going on from the one before it, {path}", file=sys.stderr)
+                warn(f"{line}: going on from the one before it, {path}")
             for name, owner in owners.items():
                 owner.restore(states[name])
             if run.verbose:
-                print(f"going on from {path}: epoch {run.epoch + 1}, step {run.step}", flush=True)
+                say(f"going on from {path}: epoch {run.epoch + 1}, step {run.step}")
             return not damaged
         if damaged:
             raise CheckpointError(f"{'; '.join(damaged)}; delete what is damaged to begin anew")
@@ -209,8 +209,10 @@ def _settings(run: Run) -> dict:
 
 
 def _told(thing: object) -> str:
-    """Its class and its attributes; one's own classes may have a repr that is an address."""
-    return re.sub(r" at 0x\w+", "", f"{type(thing).__name__} {getattr(thing, '__dict__', '')}")
+    """Its class and its attributes; one's own classes may have a repr that is an address, and an array's is rounded."""
+    attributes = getattr(thing, "__dict__", {})
+    attributes = {k: _fingerprint(v) if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
+    return re.sub(r" at 0x\w+", "", f"{type(thing).__name__} {attributes}")
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:

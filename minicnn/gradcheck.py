@@ -126,13 +126,12 @@ def _prepare(layer, x, rng) -> Network:
         if layer.dtype != "float64":
             raise ValueError(f'gradcheck: got a model of dtype {layer.dtype}, expected dtype="float64"')
         return copy.deepcopy(layer)
-    layers = copy.deepcopy([layer] if isinstance(layer, Layer) else list(layer))
-    have = [w.value for one in layers for inner in one.layers() for w in inner.weights()]
+    given = [layer] if isinstance(layer, Layer) else list(layer)
+    have = [w.value for one in given for inner in one.layers() for w in inner.weights()]
+    layers = copy.deepcopy(given)
     built = have and all(value is not None and value.dtype == np.float64 for value in have)
     values = [value.copy() for value in have] if built else []
     for inner in (inner for one in layers for inner in one.layers()):
-        for w in inner.weights():
-            w.value = None
         inner.in_network = False
     network = Network(layers, x.shape[1:], dtype="float64")
     if len(layers) == 1:

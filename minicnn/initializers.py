@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minicnn.arguments import choice
+
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan in, fan out) of a weight array: (c, f) or (kh, kw, c, f)."""
@@ -54,8 +56,6 @@ BY_NAME = {"he": he, "glorot": glorot, "orthogonal": orthogonal, "zeros": zeros,
 
 def get(initializer: str | Callable) -> Callable:
     """The initializer of that name, or the function itself."""
-    if callable(initializer):
+    if callable(initializer) and not isinstance(initializer, type):
         return initializer
-    if initializer not in BY_NAME:
-        raise ValueError(f"initializer: got {initializer!r}, expected a function or one of {', '.join(BY_NAME)}")
-    return BY_NAME[initializer]
+    return choice(initializer, "initializer", BY_NAME, "a function or ")

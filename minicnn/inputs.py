@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from minicnn.errors import DataError, ShapeError
@@ -9,11 +11,12 @@ from minicnn.errors import DataError, ShapeError
 
 def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Images as an array (n, *input_shape) of uint8 or floats, or a clear error."""
-    x = np.asarray(x)
+    x = plain(x, "images")
     if x.ndim == len(input_shape) and input_shape[-1] == 1 and x.shape[1:] == input_shape[:-1]:
         x = x[..., None]  # (n, h, w): one channel goes without saying
     if x.shape[1:] != input_shape or x.ndim != len(input_shape) + 1:
-        raise ShapeError(f"images: got shape {x.shape}, expected ({', '.join(('n', *map(str, input_shape)))})")
+        hint = ": for a single image x[None]" if x.shape in (input_shape, input_shape[:-1]) else ""
+        raise ShapeError(f"images: got shape {x.shape}, expected ({', '.join(('n', *map(str, input_shape)))}){hint}")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise DataError(f"images: got dtype {x.dtype}, expected uint8 or floats")
     if len(x) == 0:
@@ -26,9 +29,32 @@ def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str) -> np.
     return x if x.dtype in (np.uint8, np.float32, np.float64) else x.astype(dtype)
 
 
+def plain(array, name: str) -> np.ndarray:
+    """As np.asarray, which would lay bare what a mask hides."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise DataError(f"{name}: got a masked array, expected a plain one, such as its .filled(0)")
+    return np.asarray(array)
+
+
+def warn_of_scale(images: np.ndarray, scale: Scale, training: bool) -> None:
+    """A warning where floats are on a scale that they can hardly be meant on."""
+    if images.dtype == np.uint8 or not (training or scale.mean is not None):
+        return
+    low, high = float(images.min()), float(images.max())
+    if scale.mean is not None and low >= 0:
+        told = "the model was trained on uint8 and takes floats as standardised: give uint8, or (x / 255 - mean) / std"
+    elif scale.mean is None and max(-low, high) > 30:
+        told = "numbers as large train badly: give uint8, or divide them by 255"
+    else:
+        return
+    warnings.warn(f"images: got floats from {low:.3g} to {high:.3g}; {told}", stacklevel=3)
+
+
 def check_targets(y: np.ndarray, count: int, output_shape: tuple[int, ...], classifies: bool) -> np.ndarray:
     """Targets for `count` images as an array that fits the outputs, or a clear error."""
-    y = np.asarray(y)
+    y = plain(y, "targets")
+    if classifies and y.shape == (count, 1) != (count, *output_shape):
+        y = y[:, 0]  # labels as a column
     if y.shape[:1] != (count,):
         raise DataError(f"targets: got shape {y.shape}, expected as many as images: {count}")
     if not classifies or y.ndim == 2:
@@ -51,7 +77,8 @@ def check_targets(y: np.ndarray, count: int, output_shape: tuple[int, ...], clas
 
 def check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str, n: int | None = None) -> None:
     """ShapeError where it is not an array (n, *shape) of this dtype; any n will do where none is given."""
-    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape) + 1
+    known = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+    fits = known and array.dtype == dtype and array.ndim == len(shape) + 1
     if not fits or array.shape[1:] != shape or n not in (None, len(array)):
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         expected = ", ".join(map(str, ("n" if n is None else n, *shape)))

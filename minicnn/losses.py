@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from minicnn.arguments import choice, number
 from minicnn.errors import DataError, ShapeError
 
 
@@ -17,15 +18,15 @@ class CrossEntropy:
 
     Targets are integer labels (n,) or probabilities (n, classes). With label_smoothing s, the truth is taken to be
     (1 - s) * target + s / classes (Szegedy et al., 2016). class_weight, a sequence or {class: weight}, weighs the images
-    by their class, and the loss is the weighted mean.
+    by their class, and the loss is the weighted mean. Each image has one weight, that of its true class, whether labels
+    are smoothed or not; PyTorch, with both, weighs each class's share of the smoothed truth by that class's weight.
     """
 
     classifies = True
 
     def __init__(self, label_smoothing: float = 0.0, class_weight: Sequence[float] | Mapping[int, float] | None = None):
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing: got {label_smoothing!r}, expected 0 <= label_smoothing < 1")
-        self.label_smoothing, self.class_weight = label_smoothing, class_weight
+        self.label_smoothing = number(label_smoothing, "label_smoothing", least=0, below=1)
+        self.class_weight = class_weight
 
     def __call__(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
         n, classes = outputs.shape
@@ -87,6 +88,4 @@ def get(loss):
     """The loss of that name, or the object itself, which must say whether it `classifies`."""
     if callable(loss) and hasattr(loss, "classifies") and not isinstance(loss, type):
         return loss
-    if not isinstance(loss, str) or loss not in BY_NAME:
-        raise ValueError(f"loss: got {loss!r}, expected a loss or one of {', '.join(BY_NAME)}")
-    return BY_NAME[loss]()
+    return choice(loss, "loss", BY_NAME, "a loss or ")()

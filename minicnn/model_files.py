@@ -7,9 +7,7 @@ the arrays that are really there before any memory is taken for it.
 
 from __future__ import annotations
 
-import inspect
 import json
-import math
 import os
 from collections.abc import Sequence
 
@@ -17,12 +15,12 @@ import numpy as np
 
 from minicnn import archive, initializers
 from minicnn import layers as layer_module
+from minicnn.arguments import number
 from minicnn.errors import ModelFileError
 from minicnn.layers import Layer
-from minicnn.network import Network
+from minicnn.network import MOST_LAYERS, Network
 
 FORMAT = 2
-MOST_LAYERS, DEEPEST = 5_000, 20
 LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if name != "Layer"}
 
 
@@ -58,13 +56,7 @@ def load_model(kind: type[Network], path: str | os.PathLike, layers: Sequence[ty
         if count > MOST_LAYERS:
             raise ValueError(f"layers: got {count:,}, expected at most {MOST_LAYERS:,}")
         stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
-        _check(config, "seed", int)
-        if config["seed"] < 0:
-            raise ValueError(f"seed: got {config['seed']}, expected 0 or more")
-        _check(config, "input_shape", list)
-        if len(config["input_shape"]) > 32 or not all(type(n) is int and n > 0 for n in config["input_shape"]):
-            raise ValueError(f"input_shape: got {config['input_shape']!r}, expected whole numbers of at least 1"[:300])
-        model = kind.declared(stack, tuple(config["input_shape"]), config["seed"], config.get("dtype"))
+        model = kind.declared(stack, config.get("input_shape"), config.get("seed"), config.get("dtype"))
         model.scale.mean, model.scale.std = _scale(config, model.input_shape[-1])
         file.check(_needs(model), "the layers")
         model.parameters.allocate(None)
@@ -92,6 +84,9 @@ def _fill(model: Network, file: archive.Archive) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ModelFileError(f"{name}: got NaN or infinity, expected finite numbers")
+        least = model.arrays()[name].least
+        if array.min() < least:
+            raise ModelFileError(f"{name}: got {array.min():g}, expected at least {least:g}")
     for name, w in model.arrays().items():
         w.value[...] = arrays[name]
 
@@ -102,12 +97,14 @@ def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray |
         return None, None
     for name in ("mean", "std"):
         _check(config, name, list)
-        good = all(type(v) in (int, float) and math.isfinite(v) for v in config[name])
-        if not good or len(config[name]) != channels:
-            raise ValueError(f"{name}: got {config[name]!r}, expected {channels} finite numbers")
-    if min(config["std"]) <= 0:
-        raise ValueError(f"std: got {config['std']!r}, expected numbers above 0")
-    return np.array(config["mean"], float), np.array(config["std"], float)
+    mean, std = (np.array([number(v, name) for v in config[name]]) for name in ("mean", "std"))
+    if mean.shape != (channels,) or std.shape != (channels,):
+        raise ValueError(f"mean and std: got {len(mean)} and {len(std)} numbers, expected {channels} of each")
+    with np.errstate(all="ignore"):
+        factors = np.array([1 / std, mean / std], np.float32)
+    if not (std > 0).all() or not np.isfinite(factors).all():
+        raise ValueError(f"std: got {config['std']!r}, expected numbers that a pixel can be divided by")
+    return mean, std
 
 
 def _check_format(config: dict) -> None:
@@ -135,8 +132,6 @@ def _describe(value):
 def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
     if not isinstance(item, dict) or not isinstance(item.get("class"), str):
         raise ValueError(f"{place}: expected a layer's class and its arguments")
-    if place.count(".") > DEEPEST:
-        raise ValueError(f"layers: one in another, more than {DEEPEST} deep")
     arguments = dict(item)
     name = arguments.pop("class")  # a word that no argument can be called
     if name not in known:
@@ -148,21 +143,6 @@ def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
         if isinstance(value, dict):
             arguments[key] = _construct(value, known, f"{place}.{key[:60]}")
     try:
-        if known[name] is LAYERS.get(name):
-            _check_arguments(known[name], inner, arguments)
         return known[name](*inner, **arguments)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{place}: {name}: {str(error)[:200]}") from error
-
-
-def _check_arguments(layer: type[Layer], inner: list[Layer], arguments: dict) -> None:
-    """Numbers and truth values, known by their defaults: the rest is checked by the layers themselves."""
-    parameters = inspect.signature(layer).parameters
-    if inner and not any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
-        raise ValueError("layers: expected none inside it")
-    for name, parameter in parameters.items():
-        value, kind = arguments.get(name, parameter.default), type(parameter.default)
-        if kind is bool and type(value) is not bool:
-            raise ValueError(f"{name}: got {value!r}, expected true or false")
-        if kind is float and not (type(value) in (int, float) and math.isfinite(value)):
-            raise ValueError(f"{name}: got {value!r}, expected a finite number")
+        raise ValueError(f"{place[-60:]}: {name}: {str(error)[:200]}") from error

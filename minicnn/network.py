@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from minicnn import engine, inputs
-from minicnn.errors import ShapeError
+from minicnn.arguments import integer, shape
+from minicnn.errors import DivergedError, ShapeError
 from minicnn.layers import Dropout, Layer, Softmax, sequence
-from minicnn.layers.base import positive
 from minicnn.parameters import Parameter, Parameters, Statistic
 from minicnn.seeds import generator
 
+MOST_LAYERS = 5_000  # as many as a file may hold
 _networks: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -51,16 +52,14 @@ class Network:
     def _declare(self, layers, input_shape, seed, dtype) -> None:
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
-        if isinstance(layers, Layer) or not isinstance(input_shape, tuple | list):
-            raise ValueError(f"expected a list of layers, and an input_shape such as (28, 28, 1); got {input_shape!r}")
-        self.layers, self.input_shape = list(layers), tuple(input_shape)
-        self.seed, self.dtype = seed, str(dtype)
-        self.scale = inputs.Scale()
-        if not all(isinstance(n, int | np.integer) and n > 0 for n in self.input_shape):
-            raise ValueError(f"input_shape: got {input_shape!r}, expected whole numbers of at least 1")
-        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+        if isinstance(layers, Layer) or not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ValueError("layers: expected a list of at least one Layer")
+        self.layers, self.input_shape = list(layers), shape(input_shape, "input_shape")
+        self.seed, self.dtype = integer(seed, "seed", least=0), str(dtype)
+        self.scale = inputs.Scale()
         everything = self.all_layers()
+        if len(everything) > MOST_LAYERS:
+            raise ValueError(f"layers: got {len(everything):,}, expected at most {MOST_LAYERS:,}")
         if len({id(layer) for layer in everything}) != len(everything):
             raise ValueError("layers: one layer object stands in two places; make a layer for each place")
         if any(layer.in_network for layer in everything):
@@ -142,10 +141,11 @@ class Network:
         With tta="flip" (test-time augmentation) it is the mean of those of each image and of its mirror image. A call
         from another thread waits for its turn.
         """
-        x, batch_size = inputs.check_images(x, self.input_shape, self.dtype), positive(batch_size, "batch_size")
+        x, batch_size = inputs.check_images(x, self.input_shape, self.dtype), integer(batch_size, "batch_size")
         if tta not in (None, "flip") or (tta and x.ndim != 4):
             raise ValueError(f'tta: got {tta!r}, expected None, or "flip" for images (n, h, w, c)')
         y = np.empty((len(x), *self.output_shape), self.dtype)
+        inputs.warn_of_scale(x, self.scale, training=False)
         with self.lock:
             for i in range(0, len(x), batch_size):
                 index = np.arange(i, min(i + batch_size, len(x)))
@@ -153,6 +153,10 @@ class Network:
                 y[index] = self.forward(images)
                 if tta:
                     y[index] = (y[index] + self.forward(np.ascontiguousarray(images[:, :, ::-1]))) / 2
+        if not np.isfinite(y).all():
+            raise DivergedError(
+                "outputs: got NaN or infinity, expected finite numbers; weights or images are too large"
+            )
         return y
 
     @property
@@ -175,7 +179,7 @@ class Network:
         own = self.arrays()
         if len(weights) != len(own):
             raise ShapeError(f"weights: got {len(weights)} arrays, expected {len(own)}")
-        arrays = [np.asarray(array, self.dtype) for array in weights]
+        arrays = [inputs.plain(array, "weights").astype(self.dtype) for array in weights]
         for (name, w), array in zip(own.items(), arrays, strict=True):
             if array.shape != w.shape:
                 raise ShapeError(f"{name}: got shape {array.shape}, expected {w.shape}")
@@ -199,7 +203,6 @@ class Network:
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self.parameters.make_views()
         self._renew()
 
 

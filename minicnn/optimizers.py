@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from minicnn.arguments import choice, flag, number
 from minicnn.parameters import Parameters
 
 
@@ -20,11 +21,9 @@ class Optimizer:
     moments: tuple[str, ...] = ()
 
     def __init__(self, learning_rate: float, weight_decay: float = 0.0, clip_norm: float | None = None):
-        if not learning_rate > 0 or not math.isfinite(learning_rate):
-            raise ValueError(f"learning_rate: got {learning_rate!r}, expected a positive number")
-        if weight_decay < 0 or (clip_norm is not None and not clip_norm > 0):
-            raise ValueError(f"got weight_decay={weight_decay!r}, clip_norm={clip_norm!r}, expected positive numbers")
-        self.learning_rate, self.weight_decay, self.clip_norm = learning_rate, weight_decay, clip_norm
+        self.learning_rate = number(learning_rate, "learning_rate", above=0)
+        self.weight_decay = number(weight_decay, "weight_decay", least=0)
+        self.clip_norm = None if clip_norm is None else number(clip_norm, "clip_norm", above=0)
         self.parameters: Parameters | None = None
         self.steps = 0
         self.vectors: dict[str, np.ndarray] = {}  # the moments
@@ -83,7 +82,7 @@ class SGD(Optimizer):
         clip_norm: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay, clip_norm)
-        self.momentum, self.nesterov = momentum, nesterov
+        self.momentum, self.nesterov = number(momentum, "momentum", least=0, below=1), flag(nesterov, "nesterov")
 
     def update(self, w, dw, velocity, rate, keep):
         velocity[...] = self.momentum * velocity + dw
@@ -108,7 +107,7 @@ class RMSprop(Optimizer):
         clip_norm: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay, clip_norm)
-        self.rho, self.epsilon = rho, epsilon
+        self.rho, self.epsilon = number(rho, "rho", least=0, below=1), number(epsilon, "epsilon", above=0)
 
     def update(self, w, dw, square, rate, keep):
         square[...] = self.rho * square + (1 - self.rho) * dw * dw
@@ -135,7 +134,8 @@ class Adam(Optimizer):
         clip_norm: float | None = None,
     ):
         super().__init__(learning_rate, weight_decay, clip_norm)
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.beta1, self.beta2 = number(beta1, "beta1", least=0, below=1), number(beta2, "beta2", least=0, below=1)
+        self.epsilon = number(epsilon, "epsilon", above=0)
 
     def update(self, w, dw, mean, square, rate, keep):
         mean[...] = self.beta1 * mean + (1 - self.beta1) * dw
@@ -167,6 +167,4 @@ def get(optimizer: str | Optimizer) -> Optimizer:
     """The optimizer of that name with its defaults, or the object itself."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if optimizer not in BY_NAME:
-        raise ValueError(f"optimizer: got {optimizer!r}, expected an Optimizer or one of {', '.join(BY_NAME)}")
-    return BY_NAME[optimizer]()
+    return choice(optimizer, "optimizer", BY_NAME, "an Optimizer or ")()

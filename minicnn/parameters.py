@@ -13,21 +13,34 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
-class Parameter:
-    """One named array that is learnt: `value`, its gradient `grad`, and whether weight decay applies to it."""
+class Array:
+    """A named part of a model's vectors; a copy or a file holds the vectors, and not their parts once more."""
+
+    least = -math.inf  # no number of it is below
+
+    def __init__(self, name: str, shape: tuple[int, ...]):
+        self.name, self.shape = name, tuple(shape)
+        self.value: np.ndarray | None = None
+
+    def __getstate__(self) -> dict:
+        return vars(self) | dict.fromkeys({"value", "grad"} & set(vars(self)))
+
+
+class Parameter(Array):
+    """An array that is learnt: `value`, its gradient `grad`, and whether weight decay applies to it."""
 
     def __init__(self, name: str, shape: tuple[int, ...], initialize: Callable, decay: bool):
-        self.name, self.shape, self.initialize, self.decay = name, tuple(shape), initialize, decay
-        self.value: np.ndarray | None = None
+        super().__init__(name, shape)
+        self.initialize, self.decay = initialize, decay
         self.grad: np.ndarray | None = None
 
 
-class Statistic:
-    """One named array that is kept with the weights but not learnt by gradients, such as a running mean."""
+class Statistic(Array):
+    """An array that is kept with the weights but not learnt by gradients, such as a running mean."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], fill: float):
-        self.name, self.shape, self.fill = name, tuple(shape), fill
-        self.value: np.ndarray | None = None
+    def __init__(self, name: str, shape: tuple[int, ...], fill: float, least: float = -math.inf):
+        super().__init__(name, shape)
+        self.fill, self.least = fill, least
 
 
 class Parameters:
@@ -50,9 +63,9 @@ class Parameters:
         self.parameters.append(parameter)
         return parameter
 
-    def add_statistic(self, name: str, shape: Sequence[int], fill: float) -> Statistic:
-        """Ask for an array that is not learnt, filled with one number at first."""
-        statistic = Statistic(name, tuple(shape), fill)
+    def add_statistic(self, name: str, shape: Sequence[int], fill: float, least: float = -math.inf) -> Statistic:
+        """Ask for an array that is not learnt, filled with one number at first; no number may ever be below `least`."""
+        statistic = Statistic(name, tuple(shape), fill, least)
         self.all_statistics.append(statistic)
         return statistic
 
@@ -66,7 +79,10 @@ class Parameters:
         self.statistics = np.zeros(sum(math.prod(s.shape) for s in self.all_statistics), self.dtype)
         self.make_views()
         for p in self.parameters if rng else ():
-            p.value[...] = p.initialize(p.shape, rng)
+            first = np.asarray(p.initialize(p.shape, rng), float)
+            if first.shape != p.shape or not np.isfinite(first).all():
+                raise ValueError(f"{p.name}: got {first.shape} from its initializer, expected finite numbers {p.shape}")
+            p.value[...] = first
         for s in self.all_statistics:
             s.value[...] = s.fill
 
@@ -84,6 +100,14 @@ class Parameters:
             end = at + math.prod(s.shape)
             s.value = self.statistics[at:end].reshape(s.shape)
             at = end
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in vars(self).items() if k != "grads"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self.grads = np.zeros_like(self.values)
+        self.make_views()
 
     def finite(self) -> bool:
         """Whether every weight and running statistic is a finite number."""

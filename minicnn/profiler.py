@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicnn import engine, inputs, losses, plots
+from minicnn.arguments import integer
 from minicnn.layers import Layer, sequence
-from minicnn.layers.base import positive
 from minicnn.network import Network
 from minicnn.tables import size, table
 
@@ -86,7 +86,7 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
 
     `profile(...).chart("profile.png")` draws it. Weights, running statistics and dropout's masks stay as they are.
     """
-    loss, count = losses.get(loss), positive(steps, "steps")
+    loss, count = losses.get(loss), integer(steps, "steps")
     x = inputs.check_images(x, self.input_shape, self.dtype)
     y = inputs.check_targets(y, len(x), self.output_shape, loss.classifies)
     owners = [self.parameters, *(layer for layer in self.all_layers() if layer.state())]

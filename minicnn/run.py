@@ -75,6 +75,16 @@ class Run:
         """How many steps an epoch has."""
         return math.ceil(len(self.images) / self.batch_size)
 
+    def __post_init__(self):
+        scored = ("loss", "accuracy") if self.loss.classifies else ("loss",)
+        names = [
+            *scored,
+            "learning_rate",
+            "seconds",
+            *(f"val_{name}" for name in scored if self.validation is not None),
+        ]
+        self.metrics = dict.fromkeys(names, math.nan)
+
     def training_metrics(self) -> dict[str, float]:
         """Of the images of this epoch that were seen so far."""
         accuracy = {"accuracy": self.correct / self.seen} if self.loss.classifies else {}
@@ -98,9 +108,9 @@ class Run:
         history = state.get("history")
         if type(history) is not dict or not all(type(column) is list for column in history.values()):
             raise ValueError("history: expected a list for each metric")
-        losses = history.get("loss", [])
-        if len(losses) != state["epoch"] or not all(type(value) in (int, float) for value in losses):
-            raise ValueError(f"history: expected the losses of {state['epoch']} epochs")
+        epochs = [len(column) for column in (*history.values(), history.get("loss", []))]
+        if set(epochs) != {state["epoch"]} or not all(type(v) in (int, float) for c in history.values() for v in c):
+            raise ValueError(f"history: expected a number for each metric and each of {state['epoch']} epochs")
         for name in PROGRESS:
             setattr(self, name, state[name])
         self.history.update(history)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from contextlib import suppress
+
+from minicnn.say import warn
 
 
 class Signals:
@@ -30,8 +31,8 @@ class Signals:
         if self.got:
             os._exit(128 + number)
         self.got = number
-        with suppress(OSError, RuntimeError, ValueError):  # no terminal any more, or the signal came amid a print
-            print("\nsaving, to go on later; once more to quit at once", file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # the signal came amid a print
+            warn("\nsaving, to go on later; once more to quit at once")
 
     def leave(self) -> None:
         """Raise what the signal asks for, if there was one."""

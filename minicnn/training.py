@@ -21,15 +21,15 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from minicnn import engine, inputs, losses, optimizers, schedules
+from minicnn.arguments import integer
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint
 from minicnn.errors import DivergedError, ShapeError
-from minicnn.layers.base import positive
 from minicnn.network import Network
 from minicnn.run import History, Run
+from minicnn.say import bar, say
 from minicnn.seeds import generator
 
 
@@ -44,7 +44,7 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     augment=None,
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Callback | Iterable[Callback] = (),
     class_weight=None,
     seed: int = 0,
     verbose: bool = True,
@@ -68,19 +68,20 @@ def fit(
         model=self,
         images=images,
         targets=targets,
-        validation=_checked(self, *validation_data, loss) if validation_data is not None else None,
-        epochs=positive(epochs, "epochs"),
-        batch_size=positive(batch_size, "batch_size"),
+        validation=_validation(self, validation_data, loss),
+        epochs=integer(epochs, "epochs"),
+        batch_size=integer(batch_size, "batch_size"),
         optimizer=optimizer,
         loss=_weighted(loss, class_weight),
         plain_loss=loss,
         schedule=schedule or schedules.constant(optimizer.learning_rate),
         augment=augment,
-        callbacks=list(callbacks),
-        seed=seed,
+        callbacks=[callbacks] if isinstance(callbacks, Callback) else list(callbacks),
+        seed=integer(seed, "seed", least=0),
         verbose=verbose,
     )
     _check_settings(run, checkpoint)
+    inputs.warn_of_scale(run.images, self.scale, training=True)
     if not self.fitting.acquire(blocking=False):
         raise RuntimeError("fit: this model is in training already; make a model for each thread")
     try:
@@ -131,8 +132,25 @@ def _checked(model: Network, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
     return x, inputs.check_targets(y, len(x), model.output_shape, loss.classifies)
 
 
+def _validation(model: Network, data, loss) -> tuple[np.ndarray, np.ndarray] | None:
+    """The validation data, checked, if there are any."""
+    if data is None:
+        return None
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ValueError(f"validation_data: got {_kind(data)}, expected (images, targets)")
+    return _checked(model, *data, loss)
+
+
+def _kind(value) -> str:
+    """What it is, in few words."""
+    return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else repr(value)
+
+
 def _check_settings(run: Run, checkpoint: Checkpoint | None) -> None:
-    """Refuse what cannot be a checkpoint, a schedule, or an augmentation of these images."""
+    """Refuse what cannot be a callback, a checkpoint, a schedule, or an augmentation of these images."""
+    for callback in run.callbacks:
+        if not isinstance(callback, Callback):
+            raise ValueError(f"callbacks: got {callback!r}, expected Callback objects, such as EarlyStopping()")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         raise ValueError(f"checkpoint: got {checkpoint!r}, expected minicnn.Checkpoint(path)")
     if not callable(run.schedule):
@@ -163,8 +181,11 @@ def _train(run: Run, save: Callable) -> None:
             for callback in run.callbacks:
                 callback.on_epoch_end(run)
             save(epoch_ended=True)
+            if run.verbose:
+                told = (f"{k} {v:.4g}" if k == "learning_rate" else f"{k} {v:.4f}" for k, v in run.metrics.items())
+                say(f"epoch {run.epoch}/{run.epochs}  {'  '.join(told)}")
         if run.stop and run.verbose:
-            print(f"stopped after epoch {run.epoch}: {run.stop}")
+            say(f"stopped after epoch {run.epoch}: {run.stop}")
     finally:
         for callback in run.callbacks:
             callback.on_train_end(run)
@@ -175,16 +196,19 @@ def _epoch(run: Run, save: Callable) -> None:
     start, before = time.perf_counter(), run.seconds
     order = generator("order", run.seed, run.epoch).permutation(len(run.images))
     label = f"epoch {run.epoch + 1}/{run.epochs}"
-    hidden = None if run.verbose else True
-    with tqdm(total=len(order), initial=run.seen, desc=label, unit="img", leave=False, disable=hidden) as bar:
+    with bar(
+        total=len(order), initial=run.seen, desc=label, unit="img", leave=False, hidden=not run.verbose
+    ) as progress:
         while run.batch < run.batches:
             index = order[run.batch * run.batch_size : (run.batch + 1) * run.batch_size]
             train_step(run, index)
             for callback in run.callbacks:
                 callback.on_step_end(run)
             run.seconds = before + time.perf_counter() - start
-            bar.update(len(index))
-            bar.set_postfix({name: f"{value:.4f}" for name, value in run.training_metrics().items()}, refresh=False)
+            progress.update(len(index))
+            progress.set_postfix(
+                {name: f"{value:.4f}" for name, value in run.training_metrics().items()}, refresh=False
+            )
             save()
 
 
@@ -224,6 +248,3 @@ def _finish_epoch(run: Run) -> None:
             run.metrics["val_accuracy"] = accuracy
     run.epoch, run.batch, run.total, run.correct, run.seen, run.seconds = run.epoch + 1, 0, 0.0, 0, 0, 0.0
     run.history.add(run.metrics)
-    if run.verbose:
-        metrics = "  ".join(f"{k} {v:.4g}" if k == "learning_rate" else f"{k} {v:.4f}" for k, v in run.metrics.items())
-        print(f"epoch {run.epoch}/{run.epochs}  {metrics}", flush=True)

@@ -30,7 +30,7 @@ LEVELS = """
     engine  data  plots
     layers  losses  optimizers  inputs  metrics
     initializers  parameters  seeds  schedules  archive  signals  tables
-    files
+    files  arguments  say
     errors
 """
 LEVEL = {unit: i for i, line in enumerate(LEVELS.split("\n")) for unit in line.split()}

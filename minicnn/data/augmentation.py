@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minicnn.arguments import flag, integer, number
 from minicnn.inputs import make_batch
 from minicnn.seeds import generator
 
@@ -36,14 +37,13 @@ class Augment:
     erase: int = 0
 
     def __post_init__(self):
-        for name in ("rotation", "zoom", "shift", "crop_padding", "erase"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 0 or more")
+        for name in ("rotation", "shift"):
+            number(getattr(self, name), name, least=0)
+        number(self.zoom, "zoom", least=0, below=1)
         for name in ("crop_padding", "erase"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a whole number of pixels")
-        if self.zoom >= 1:
-            raise ValueError(f"zoom: got {self.zoom!r}, expected less than 1")
+            integer(getattr(self, name), name, least=0)
+        for name in ("horizontal_flip", "vertical_flip"):
+            flag(getattr(self, name), name)
 
     def draw(
         self, n: int, size: tuple[int, int], rng: np.random.Generator

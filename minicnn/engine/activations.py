@@ -42,7 +42,7 @@ def _relu(part, x, y):
 @parallel
 def _relu_backward(part, dy, y, dx):
     for i in chunk(part, dy.size):
-        dx[i] = dy[i] if y[i] > 0 else dy[i] * 0
+        dx[i] = dy[i] * 0 if y[i] <= 0 else dy[i]
 
 
 @parallel
@@ -148,7 +148,7 @@ class Activation(Step):
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray, dx: np.ndarray) -> np.ndarray:
-    """dx = dy where y > 0, else 0."""
+    """dx = 0 where y <= 0, else dy."""
     _relu_backward(MOVED * dy.size, flat(dy), flat(y), flat(dx))
     return dx
 

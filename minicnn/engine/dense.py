@@ -179,7 +179,7 @@ def _gate(dy, y, relu, padded, db):
     for i in range(n):
         for j in range(f):
             v = dy[i, j]
-            if relu and not y[i, j] > 0:
+            if relu and y[i, j] <= 0:
                 v = v * 0
             padded[i, j] = v
             db[j] += v

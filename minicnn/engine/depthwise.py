@@ -51,7 +51,7 @@ def _backward(part, dy, x, w, y, stride, corner, dilation, relu, needs_dx, dx, d
                 for j in range(ow):
                     for k in range(c):
                         v = dy[image, i, j, k]
-                        gated[k] = v * 0 if relu and not y[image, i, j, k] > 0 else v
+                        gated[k] = v * 0 if relu and y[image, i, j, k] <= 0 else v
                         db[k] += gated[k]
                     for p in range(w.shape[0]):
                         row = i * stride[0] + p * dilation[0] - corner[0]

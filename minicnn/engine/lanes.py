@@ -13,7 +13,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     prefetch(array, index)                 ask for the cache line of array[index], which will be needed soon
     v + w, v - w, v / w, a * v, sqrt(v)    number by number; a is a scalar or a vector
     fma(a, v, w)                           a * v + w, rounded once; a is a scalar or a vector
-    maximum0(v), gate(v, w)                max(0, v), of a block too, NaN staying NaN; v where w > 0, else v * 0
+    maximum0(v), gate(v, w)                max(0, v), of a block too, NaN staying NaN; v * 0 where w <= 0, else v
     larger(v, best, here, indices)         (best, indices) with v and `here` where v is larger, or the first NaN
     only_where(indices, here, v)           v where indices == here, else 0
     transpose(b)                           a block of as many rows as lanes, each the other
@@ -312,7 +312,7 @@ def _gate(typing, vector, by):
     def codegen(context, builder, signature, args):
         zero = ir.Constant(context.get_value_type(vector), None)
         shut = builder.fmul(args[0], zero)
-        return builder.select(builder.fcmp_ordered(">", args[1], zero), args[0], shut)
+        return builder.select(builder.fcmp_ordered("<=", args[1], zero), shut, args[0])
 
     return vector(vector, by), codegen
 
@@ -497,7 +497,7 @@ if config.DISABLE_JIT:
         )
 
     def gate(vector, by):
-        return np.where(by > 0, vector, vector * 0)
+        return np.where(by <= 0, vector * 0, vector)
 
     def larger(vector, best, here, indices):
         wins = ~(vector <= best) & (best == best)

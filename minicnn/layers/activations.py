@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from minicnn.arguments import choice, number
 from minicnn.layers.base import Layer
 
 
@@ -34,20 +35,20 @@ class Activation(Layer):
 
 
 class ReLU(Activation):
-    """max(0, x). The gate is open, with slope 1, where the result is above 0. NaN stays NaN."""
+    """max(0, x). The gate is shut, with slope 0, where x is not above 0, and open elsewhere, for NaN too: it stays NaN."""
 
     def f(self, x):
         return np.maximum(x, 0)
 
     def derivative(self, x, y):
-        return y > 0
+        return ~(y <= 0)
 
 
 class LeakyReLU(Activation):
     """x where x > 0, negative_slope * x elsewhere (Maas, Hannun and Ng, 2013)."""
 
     def __init__(self, negative_slope: float = 0.01):
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = number(negative_slope, "negative_slope")
 
     def f(self, x):
         return np.where(x > 0, x, self.negative_slope * x)
@@ -151,12 +152,9 @@ BY_NAME = {
     "gelu": GELU,
     "silu": SiLU,
     "softmax": Softmax,
-    None: Identity,
 }
 
 
 def get(name: str | None) -> Layer:
     """The activation of that name, a layer that another one ends in; None is none."""
-    if name not in BY_NAME:
-        raise ValueError(f"activation: got {name!r}, expected None or one of {', '.join(filter(None, BY_NAME))}")
-    return BY_NAME[name]()
+    return Identity() if name is None else choice(name, "activation", BY_NAME, "None or ")()

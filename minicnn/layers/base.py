@@ -102,22 +102,3 @@ class Layer:
     def shape_error(self, input_shape: tuple[int, ...], expected: str) -> ShapeError:
         """The error for an input this layer cannot take."""
         return ShapeError(f"{self.title}: got input shape {tuple(input_shape)}, expected {expected}")
-
-
-def pair(value, name: str, least: int = 1) -> tuple[int, int]:
-    """An int or a pair of ints as a pair, checked."""
-    values = (value, value) if isinstance(value, int | np.integer) else value
-    if (
-        not isinstance(values, tuple | list)
-        or len(values) != 2
-        or not all(isinstance(v, int | np.integer) and v >= least for v in values)
-    ):
-        raise ValueError(f"{name}: got {value!r}, expected an int or a pair of ints, each at least {least}")
-    return int(values[0]), int(values[1])
-
-
-def positive(value, name: str) -> int:
-    """An int of at least 1, checked."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, expected an int of at least 1")
-    return int(value)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from minicnn import initializers
+from minicnn.arguments import flag, integer, pair
 from minicnn.layers import activations
-from minicnn.layers.base import Layer, pair, positive
+from minicnn.layers.base import Layer
 from minicnn.layers.windows import Window, add_windows, check_padding, make_window, windows
 from minicnn.parameters import Parameters
 
@@ -53,7 +54,8 @@ class _Convolution(Layer):
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.stride, self.dilation = pair(stride, "stride"), pair(dilation, "dilation")
         self.padding = check_padding(padding)
-        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
+        self.use_bias = flag(use_bias, "use_bias")
+        self.kernel_initializer, self.initialize = kernel_initializer, initializers.get(kernel_initializer)
         self.activation, self.activate = activation, activations.get(activation)
 
     def slide(self, input_shape: tuple[int, ...]) -> tuple[int, int]:
@@ -90,7 +92,7 @@ class Conv2D(_Convolution):
         kernel_initializer: str | Callable = "he",
     ):
         super().__init__(kernel_size, stride, padding, dilation, use_bias, activation, kernel_initializer)
-        self.filters, self.groups = positive(filters, "filters"), positive(groups, "groups")
+        self.filters, self.groups = integer(filters, "filters"), integer(groups, "groups")
         if self.filters % self.groups:
             raise ValueError(f"filters: got {filters}, expected a multiple of groups={groups}")
 
@@ -99,7 +101,7 @@ class Conv2D(_Convolution):
         if input_shape[2] % self.groups:
             raise self.shape_error(input_shape, f"(h, w, c), c a multiple of groups={self.groups}")
         shape = (*self.kernel_size, input_shape[2] // self.groups, self.filters)
-        self.w = parameters.add("w", shape, initializers.get(self.kernel_initializer))
+        self.w = parameters.add("w", shape, self.initialize)
         self.b = parameters.add("b", (self.filters,), initializers.zeros) if self.use_bias else None
         self.macs = math.prod(positions) * math.prod(shape)
         return (*positions, self.filters)
@@ -149,7 +151,7 @@ class DepthwiseConv2D(_Convolution):
     def _initialize(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Each output sees kh*kw numbers, and the initializer must know it."""
         kh, kw, c, _ = shape
-        return initializers.get(self.kernel_initializer)((kh, kw, 1, c), rng).reshape(shape)
+        return np.reshape(self.initialize((kh, kw, 1, c), rng), shape)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if training:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from minicnn import initializers
+from minicnn.arguments import flag, integer
 from minicnn.layers import activations
-from minicnn.layers.base import Layer, positive
+from minicnn.layers.base import Layer
 from minicnn.parameters import Parameters
 
 
@@ -29,14 +30,15 @@ class Dense(Layer):
         activation: str | None = None,
         kernel_initializer: str | Callable = "glorot",
     ):
-        self.units = positive(units, "units")
-        self.use_bias, self.kernel_initializer = use_bias, kernel_initializer
+        self.units = integer(units, "units")
+        self.use_bias = flag(use_bias, "use_bias")
+        self.kernel_initializer, self.initialize = kernel_initializer, initializers.get(kernel_initializer)
         self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         if len(input_shape) != 1:
             raise self.shape_error(input_shape, "(c,): put a Flatten or a global pooling layer before it")
-        self.w = parameters.add("w", (input_shape[0], self.units), initializers.get(self.kernel_initializer))
+        self.w = parameters.add("w", (input_shape[0], self.units), self.initialize)
         self.b = parameters.add("b", (self.units,), initializers.zeros) if self.use_bias else None
         self.macs = input_shape[0] * self.units
         return (self.units,)

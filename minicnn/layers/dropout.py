@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from minicnn.arguments import number
 from minicnn.layers.base import Layer
 from minicnn.seeds import generator
 
@@ -23,9 +24,7 @@ class Dropout(Layer):
     calls = 0
 
     def __init__(self, rate: float):
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate: got {rate!r}, expected 0 <= rate < 1")
-        self.rate = float(rate)
+        self.rate = number(rate, "rate", least=0, below=1)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if not training:

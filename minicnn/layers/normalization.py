@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from minicnn import initializers
+from minicnn.arguments import number
 from minicnn.layers import activations
 from minicnn.layers.base import Layer
 from minicnn.parameters import Parameters
@@ -31,9 +32,8 @@ class BatchNorm(Layer):
     """
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, activation: str | None = None):
-        if not 0 <= momentum <= 1 or not epsilon > 0:
-            raise ValueError(f"got momentum={momentum!r}, epsilon={epsilon!r}, expected 0 to 1 and a positive number")
-        self.momentum, self.epsilon = float(momentum), float(epsilon)
+        self.momentum = number(momentum, "momentum", least=0, most=1)
+        self.epsilon = number(epsilon, "epsilon", above=0)
         self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ class BatchNorm(Layer):
         self.gamma = parameters.add("gamma", c, initializers.ones)
         self.beta = parameters.add("beta", c, initializers.zeros)
         self.mean = parameters.add_statistic("mean", c, 0.0)
-        self.variance = parameters.add_statistic("variance", c, 1.0)
+        self.variance = parameters.add_statistic("variance", c, 1.0, least=0)
         return input_shape
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:

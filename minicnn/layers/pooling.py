@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.layers.base import Layer, pair
+from minicnn.arguments import pair
+from minicnn.layers.base import Layer
 from minicnn.layers.windows import add_windows, check_padding, make_window, windows
 from minicnn.parameters import Parameters
 

@@ -8,6 +8,8 @@ from minicnn.layers import activations, sequence
 from minicnn.layers.base import Layer
 from minicnn.parameters import Parameters
 
+DEEPEST = 20
+
 
 class Residual(Layer):
     """y = activation(layers(x) + projection(x)), the shortcut being x itself where projection is None.
@@ -20,6 +22,12 @@ class Residual(Layer):
     def __init__(self, *layers: Layer, projection: Layer | None = None, activation: str | None = None):
         self.branch, self.projection = list(layers), projection
         self.shortcut = [] if projection is None else [projection]
+        for layer in self.branch + self.shortcut:
+            if not isinstance(layer, Layer):
+                raise ValueError(f"Residual: got {layer!r}, expected layers: Residual(Conv2D(8, 3), ReLU())")
+        self.depth = 1 + max((getattr(layer, "depth", 0) for layer in self.layers()[1:]), default=0)
+        if self.depth > DEEPEST:
+            raise ValueError(f"Residual: got {self.depth} of them one in another, expected at most {DEEPEST}")
         self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:

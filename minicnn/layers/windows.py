@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from minicnn.layers.base import Layer, pair
+from minicnn.arguments import pair
+from minicnn.layers.base import Layer
 
 Pair = tuple[int, int]
 
