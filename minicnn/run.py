@@ -106,7 +106,7 @@ class Run:
         if state["seen"] != min(state["batch"] * self.batch_size, len(self.images)):
             raise ValueError(f"seen: got {state['seen']} images in {state['batch']} batches of {self.batch_size}")
         history = state.get("history")
-        if type(history) is not dict or not all(type(column) is list for column in history.values()):
+        if not isinstance(history, dict) or not all(type(column) is list for column in history.values()):
             raise ValueError("history: expected a list for each metric")
         epochs = [len(column) for column in (*history.values(), history.get("loss", []))]
         if set(epochs) != {state["epoch"]} or not all(type(v) in (int, float) for c in history.values() for v in c):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
+import io
 import math
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -36,8 +39,9 @@ from minicnn.callbacks import (
     ReduceLROnPlateau,
     TerminateOnNaN,
 )
+from minicnn.checkpoint import Checkpoint
 from minicnn.data import load_fashion_mnist
-from minicnn.errors import DataError, DivergedError, ShapeError
+from minicnn.errors import CheckpointError, DataError, DivergedError, ShapeError
 from minicnn.losses import CrossEntropy, MeanSquaredError
 from minicnn.parameters import Parameters
 
@@ -1155,3 +1159,86 @@ def test_flips_average_the_outputs_of_an_image_and_its_mirror(sample):
 def test_unknown_test_time_augmentation_is_refused(sample):
     with pytest.raises(ValueError, match="tta: got 'turn'"):
         tiny().predict(sample[0][:2], tta="turn")
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (
+            EarlyStopping("val_acc"),
+            "EarlyStopping: no metric 'val_acc', expected one of loss, accuracy, .*val_accuracy$",
+        ),
+        (ReduceLROnPlateau("f1"), "ReduceLROnPlateau: no metric 'f1', expected one of loss"),
+        (
+            ModelCheckpoint("w-{val_acc:.2f}.npz"),
+            "ModelCheckpoint: path 'w-{val_acc:.2f}.npz': 'val_acc', expected no names",
+        ),
+        (ModelCheckpoint("w-{epoch:s}.npz"), "ModelCheckpoint: path 'w-{epoch:s}.npz': Unknown format code"),
+        (EarlyStopping, "callbacks: got <class"),
+    ],
+)
+def test_a_callback_that_cannot_do_its_work_is_refused_before_the_first_step(callback, message):
+    x, y = blobs()
+    model = linear()
+    with pytest.raises(ValueError, match=message):
+        train(model, x, y, epochs=2, callbacks=[callback], validation_data=(x, y))
+    assert not model.parameters.grads.any()
+
+
+def test_what_watches_validation_wants_validation_data_before_the_first_step():
+    with pytest.raises(ValueError, match=r"'val_loss', expected one of loss, .*; give fit validation_data$"):
+        train(linear(), *blobs(), epochs=2, callbacks=[EarlyStopping()])
+
+
+def test_model_checkpoint_fills_in_the_epoch_and_the_metrics(tmp_path):
+    x, y = blobs()
+    path = tmp_path / "w.{epoch:02d}-{val_loss:.2f}.npz"
+    keep = ModelCheckpoint(path, save_best_only=False)
+    history = linear().fit(x, y, epochs=2, validation_data=(x, y), callbacks=keep, verbose=False)
+    expected = [f"w.{i:02d}-{loss:.2f}.npz" for i, loss in enumerate(history["val_loss"], 1)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == expected
+
+
+@pytest.mark.parametrize("data", [(1,), (1, 2, 3), 5, np.zeros((6, 4))])
+def test_validation_data_are_a_pair(data):
+    with pytest.raises(ValueError, match=r"validation_data: got .*, expected \(images, targets\)"):
+        train(linear(), *blobs(), validation_data=data)
+
+
+def test_class_weights_that_differ_a_little_are_another_run(tmp_path):
+    x, y = blobs()
+    weights = np.ones(linear().output_shape[0])
+    train(linear(), x, y, epochs=1, class_weight=weights, checkpoint=Checkpoint(tmp_path / "run.npz"))
+    with pytest.raises(CheckpointError, match="another run's settings or data: loss"):
+        train(linear(), x, y, class_weight=weights * (1 + 1e-9), checkpoint=Checkpoint(tmp_path / "run.npz"))
+
+
+class Broken(io.TextIOBase):
+    """A stream on a full disk, or whose reader has left."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    def flush(self):
+        raise BrokenPipeError(errno.EPIPE, "broken pipe")
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [None, Broken(), "closed"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_run_does_not_depend_on_who_listens(name, stream, monkeypatch, tmp_path):
+    x, y = blobs()
+    expected = linear()
+    train(expected, x, y, epochs=2)
+    if stream == "closed":
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, name, stream)
+    model = linear()
+    log = CSVLogger(tmp_path, keep_going=True)  # a folder: a warning each epoch
+    model.fit(x, y, epochs=2, callbacks=log, checkpoint=Checkpoint(tmp_path / "run.npz"))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(model.parameters.values, expected.parameters.values)
+    assert Checkpoint(tmp_path / "run.npz").exists()

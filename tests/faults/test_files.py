@@ -295,6 +295,11 @@ HOSTILE = {
     "seed of text": (with_members(config={"seed": "0"}), "seed: got '0'"),
     "float16": (with_members(config={"dtype": "float16"}), "dtype: got 'float16'"),
     "mean of NaN": (with_members(config={"mean": [float("nan")] * 4, "std": [1.0] * 4}), "mean: got"),
+    "standard deviation of 5e-324": (
+        with_members(config={"mean": [0.5] * 4, "std": [5e-324] * 4}),
+        r"std: got \[5e-324, .*, expected numbers that a pixel can be divided by",
+    ),
+    "mean of 1e300": (with_members(config={"mean": [1e300] * 4, "std": [1.0] * 4}), "std: got"),
     "standard deviation of 0": (with_members(config={"mean": [0.0] * 4, "std": [0.0] * 4}), "std: got"),
 }
 
@@ -529,3 +534,39 @@ def test_any_bytes_load_or_raise_the_documented_error(reader, data):
     except error as caught:
         assert len(str(caught).splitlines()) == 1
         assert path.name in str(caught)
+
+
+def test_a_variance_below_0_is_refused_by_name(tmp_path):
+    model = minicnn.Sequential([minicnn.BatchNorm()], (4,))
+    model.layers[0].variance.value[2] = -0.5
+    model.save(tmp_path / "model.npz")
+    with pytest.raises(ModelFileError, match=r"batchnorm_1/variance: got -0.5, expected at least 0$"):
+        minicnn.load(tmp_path / "model.npz")
+    with pytest.raises(ModelFileError, match=r"batchnorm_1/variance: got -0.5"):
+        model.load_weights(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"loss": [1.0], "accuracy": []},
+        {"loss": [1.0], "accuracy": [0.1, 0.2]},
+        {"loss": [1.0], "accuracy": ["0.1"]},
+        {"loss": [1.0], "accuracy": [None]},
+        {"loss": ["1.0"], "accuracy": [0.1]},
+        {"accuracy": [0.1]},
+    ],
+)
+def test_a_history_that_no_run_can_have_is_refused_when_it_is_read(history, tmp_path):
+    run, runs = small(), []
+
+    class Keep(minicnn.callbacks.Callback):
+        def on_train_begin(self, run):
+            runs.append(run)
+
+    run.fit(X, Y, 1, verbose=False, callbacks=Keep())
+    (run,) = runs
+    state = run.state()
+    with pytest.raises(ValueError, match=r"^history: expected a number for each metric and each of 1 epochs"):
+        run.restore(state | {"history": history})
+    run.restore(state)

@@ -11,9 +11,9 @@ import pytest
 from children import measured
 
 import minicnn
-from minicnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalAveragePool2D, MaxPool2D, Sequential
+from minicnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalAveragePool2D, MaxPool2D, ReLU, Sequential
 from minicnn.data import Augment, load_fashion_mnist
-from minicnn.errors import DataError, ShapeError
+from minicnn.errors import DataError, DivergedError, ShapeError
 from minicnn.recipes import RECIPES
 
 BACKENDS = pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -212,3 +212,82 @@ def test_a_model_of_no_images_at_all_is_still_a_model():
         model.fit(X[:0], Y[:0], verbose=False)
     assert model.scale.mean is None
     assert np.isfinite(model.predict(X)).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is nearly right
+
+
+MASKED = {
+    "fit": lambda model, x, y: model.fit(np.ma.masked_greater(x, 100), y, verbose=False),
+    "fit, labels": lambda model, x, y: model.fit(x, np.ma.masked_greater(y, 1), verbose=False),
+    "predict": lambda model, x, y: model.predict(np.ma.masked_greater(x, 100)),
+    "evaluate, labels": lambda model, x, y: model.evaluate(x, np.ma.masked_greater(y, 1)),
+    "forward": lambda model, x, y: model.forward(np.ma.masked_greater(x.astype(np.float32), 100)),
+    "set_weights": lambda model, x, y: model.set_weights([np.ma.masked_greater(w, 0) for w in model.get_weights()]),
+}
+
+
+@pytest.mark.parametrize("way", MASKED)
+def test_a_masked_array_is_refused_and_not_laid_bare(way):
+    model = net()
+    before = model.get_weights()
+    with pytest.raises(
+        ValueError, match=r"images: got a masked|targets: got a masked|weights: got a masked|forward: got"
+    ):
+        MASKED[way](model, X, Y)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_a_single_image_is_told_how_to_become_a_batch():
+    with pytest.raises(
+        ShapeError, match=r"got shape \(8, 6, 2\), expected \(n, 8, 6, 2\): for a single image x\[None\]"
+    ):
+        net().predict(X[0])
+    grey = Sequential([Flatten(), Dense(3)], (8, 6, 1))
+    with pytest.raises(ShapeError, match=r"got shape \(8, 6\), expected \(n, 8, 6, 1\): for a single image x\[None\]"):
+        grey.predict(X[0, :, :, 0])
+    assert grey.predict(X[:1, :, :, 0]).shape == (1, 3)
+
+
+def test_labels_may_be_a_column():
+    np.testing.assert_array_equal(used(X, Y[:, None])[-1], used(X, Y)[-1])
+
+
+def test_images_on_another_scale_than_in_training_are_told_of():
+    model = net()
+    with pytest.warns(UserWarning, match="images: got floats from 0 to 255; numbers as large train badly"):
+        model.fit(X * (255.0 / X.max()) * (X > X.min()), Y, verbose=False)
+    model.fit(X / 255 - 0.5, Y, verbose=False)
+    model.predict(X / 255)  # trained on floats: no warning
+    model = net()
+    model.fit(X, Y, verbose=False)
+    for x in (X / 255, X.astype(np.float32)):
+        with pytest.warns(UserWarning, match="the model was trained on uint8 and takes floats as standardised"):
+            model.predict(x)
+    standardised = (X / 255 - model.scale.mean) / model.scale.std
+    np.testing.assert_allclose(model.predict(standardised), model.predict(X), rtol=1e-4)
+
+
+@BACKENDS
+def test_outputs_that_are_no_numbers_are_no_prediction(backend):
+    minicnn.use_backend(backend)
+    model = net()
+    model.layers[0].w.value[...] = 3e38
+    for ask in (model.outputs, model.predict, model.predict_classes, lambda x: model.evaluate(x, Y)):
+        with np.errstate(all="ignore"), pytest.raises(DivergedError, match=r"^outputs: got NaN or infinity"):
+            ask(X)
+
+
+@BACKENDS
+def test_nan_passes_the_gate_of_a_relu_in_both_directions(backend):
+    """As in PyTorch: a NaN that became a gradient of 0 would hide."""
+    minicnn.use_backend(backend)
+    for stack in ([ReLU()], [Dense(3, activation="relu")], [Dense(3), BatchNorm(activation="relu")]):
+        model = Sequential([Flatten(), Dense(3), *stack, Dense(2)], (2, 2, 1))
+        x = np.ones((2, 2, 2, 1), np.float32)
+        x[0, 0, 0] = np.nan
+        assert np.isnan(model.forward(x, training=True)).any()
+        model.backward(np.ones((2, 2), np.float32))
+        assert np.isnan(model.parameters.grads).any()
