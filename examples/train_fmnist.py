@@ -27,7 +27,7 @@ from minicnn import Checkpoint, losses, metrics, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import duplicates, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
-from minicnn.files import atomic_write, lock, temporaries
+from minicnn.files import atomic_write, lock, remove, temporaries
 from minicnn.layers.activations import softmax
 from minicnn.recipes import RECIPES
 
@@ -123,7 +123,7 @@ def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
             raise ValueError(f"{out}: holds an unfinished run; go on with it by --resume, or choose another --out")
         checkpoint.delete()
     if not checkpoint.exists():
-        (out / "metrics.json").unlink(missing_ok=True)  # it must not stand beside another run's history
+        remove(out / "metrics.json")  # it must not stand beside another run's history
     return checkpoint
 
 

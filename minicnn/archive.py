@@ -23,7 +23,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from minicnn.errors import CheckpointError, ModelFileError
-from minicnn.files import atomic_write
+from minicnn.files import atomic_write, file_status
 
 MOST_MEMBERS = 10_000
 MOST_CONFIG = 4_000_000  # bytes: the history of some 30,000 epochs
@@ -39,7 +39,7 @@ HEADER = re.compile(
 def write(
     path: str | os.PathLike, config: dict, arrays: Mapping[str, np.ndarray], keep: os.PathLike | None = None
 ) -> None:
-    """Write an archive; `path` holds the whole of it or what was there before, which is renamed to `keep`.
+    """Write an archive; `path` holds the whole of it or what was there before, which is moved to `keep`.
 
     Raises ModelFileError for what could not be read again, and OSError.
     """
@@ -76,6 +76,7 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
     `what` is what was expected. A file that cannot be opened is an OSError.
     """
     try:
+        file_status(path)  # to open a pipe would wait for its other end
         file = open(path, "rb")
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None

@@ -25,7 +25,7 @@ import numpy as np
 from minicnn import archive, engine
 from minicnn.arguments import flag, integer
 from minicnn.errors import CheckpointError, ModelFileError
-from minicnn.files import lock, temporaries
+from minicnn.files import lock, remove, target_of, temporaries
 from minicnn.model_files import describe
 from minicnn.run import Run
 from minicnn.say import say, warn
@@ -53,7 +53,8 @@ class Checkpoint:
         """Bring `run` to where its file says it was; yields what to call after each step, and after each epoch."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.parent), Signals() as signals:
-            for stale in temporaries(self.path.parent, self.path.name):
+            target = target_of(self.path)
+            for stale in temporaries(target.parent, target.name):
                 stale.unlink(missing_ok=True)
             scale = run.model.scale
             before = scale.mean, scale.std
@@ -82,9 +83,9 @@ class Checkpoint:
         return self.path.exists() or self.previous.exists()
 
     def delete(self) -> None:
-        """Forget the run, the older file first."""
-        self.previous.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        """Forget the run, the older file first; a link to a file stays."""
+        remove(self.previous)
+        remove(self.path)
 
     def _save(self, run: Run, settings: dict, keep: Path | None) -> bool:
         states = {name: owner.state() for name, owner in _owners(run).items()}
@@ -92,9 +93,10 @@ class Checkpoint:
         try:
             archive.write(self.path, config, _arrays(states), keep)
         except OSError as error:
+            failure = f"{error.filename or self.path}: cannot be written ({error.strerror or error})"
             if not self.keep_going:
-                raise CheckpointError(f"{self.path}: cannot be written ({error.strerror or error})") from error
-            warn(f"warning: {self.path}: cannot be written ({error.strerror or error}); going on")
+                raise CheckpointError(failure) from error
+            warn(f"warning: {failure}; going on")
             return False
         return True
 

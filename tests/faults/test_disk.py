@@ -1,18 +1,26 @@
 """A disk that is full, and folders that are shared: what was saved before stays whole, a failure is told in one line
-and leaves no litter, and two runs never write into one folder.
+and leaves no litter, and two runs never write into one folder. Links, pipes, modes and owners outlive what is written.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
+import numpy as np
 import pytest
 from children import newest, one_line
 
+from minicnn import Checkpoint, Dense, Sequential, archive, files, plots
+from minicnn.callbacks import Callback, CSVLogger
+from minicnn.data import save_csv, save_idx
 from minicnn.errors import CheckpointError
 from minicnn.files import lock
 
@@ -136,3 +144,157 @@ def test_a_lock_holds_against_threads_and_processes_and_ends_with_its_block(tmp_
         thread.join()
     assert refused == [f"{tmp_path}: another run is writing there"]
     assert another_process() == "got it\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What stands where a file is to be written
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stop(Callback):
+    """End a run at a step, or never at step 0."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, run):
+        if run.step == self.step:
+            raise Stopped
+
+
+def fit(**options):
+    model, images = Sequential([Dense(3)], (4,)), np.arange(24, dtype=np.float32).reshape(6, 4)
+    with suppress(Stopped):
+        model.fit(images, np.arange(6) % 3, 1, 1, verbose=False, **options)
+    return model
+
+
+def write_checkpoint(path):
+    """The first call is a run that is interrupted, the second its rest; each saves several times."""
+    fit(checkpoint=Checkpoint(path, every=1), callbacks=[Stop(0 if path.exists() else 4)])
+
+
+WRITERS = {
+    "model.npz": lambda path: fit().save(path),
+    "checkpoint.npz": write_checkpoint,
+    "checkpoint.npz.previous": lambda path: write_checkpoint(path.with_suffix("")),
+    "history.csv": lambda path: fit(callbacks=[CSVLogger(path)]),
+    "images.csv": lambda path: save_csv(path, np.zeros((2, 2, 2, 1), np.uint8), np.arange(2)),
+    "images.idx": lambda path: save_idx(path, np.zeros((2, 2, 2), np.uint8)),
+    "images.idx.gz": lambda path: save_idx(path, np.zeros((2, 2, 2), np.uint8)),
+    "curves.png": lambda path: plots.curves({"loss": [1.0, 0.5], "accuracy": [0.1, 0.9]}, path),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def written(request, tmp_path, numpy_backend):
+    """Where a file of each kind is to be, and what writes it; neither that nor the test leaves litter."""
+    yield tmp_path / request.param, WRITERS[request.param]
+    assert list(tmp_path.rglob(".*.tmp")) == []
+
+
+def write_again(path, write):
+    """Replace a file by a newer one, which lies where the older did."""
+    os.utime(path, (0, 0))
+    write(path)
+    assert path.stat().st_mtime > 0
+
+
+def test_a_link_stays_and_its_target_is_written(written):
+    path, write = written
+    target = path.parent / "elsewhere" / "target"
+    target.parent.mkdir()
+    path.symlink_to(target)
+    write(path)
+    assert target.is_file()
+    assert os.readlink(path) == str(target)
+    write_again(path, write)
+    assert os.readlink(path) == str(target)
+    assert os.listdir(target.parent) == ["target"]
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(written):
+    path, write = written
+    write(path)
+    path.chmod(0o640)
+    write_again(path, write)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give a file away")
+def test_a_file_that_is_replaced_keeps_its_owner(written):
+    path, write = written
+    write(path)
+    os.chown(path, 12345, 54321)
+    write_again(path, write)
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+def test_a_new_file_has_the_mode_that_the_umask_leaves(written):
+    path, write = written
+    before = os.umask(0o027)
+    try:
+        write(path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_what_is_no_regular_file_is_refused_by_name_and_stays(written):
+    path, write = written
+    os.mkfifo(path)
+    other_end = os.open(path, os.O_RDWR)  # without one, whoever opens the pipe by mistake would hang
+    with pytest.raises((OSError, CheckpointError), match=re.escape(str(path))) as caught:
+        write(path)
+    os.close(other_end)
+    assert "got a device, pipe or socket, expected a regular file" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_missing_folder_is_told_by_the_name_of_the_file_unless_it_can_be_made(written):
+    path, write = written
+    path = path.parent / "missing" / path.name
+    if path.name.startswith("checkpoint"):
+        write(path)
+        assert path.is_file()
+        return
+    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
+        write(path)
+    assert not path.parent.exists()
+
+
+def test_a_checkpoint_may_be_a_link_to_another_disk(tmp_path, monkeypatch, numpy_backend):
+    path, disk = tmp_path / "checkpoint.npz", tmp_path / "disk"
+    disk.mkdir()
+    path.symlink_to(disk / "checkpoint.npz")
+    replace = os.replace
+
+    def replace_within_a_disk(old, new):
+        if disk in (old.parent, new.parent) and old.parent != new.parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(old), None, str(new))
+        replace(old, new)
+
+    monkeypatch.setattr(files.os, "replace", replace_within_a_disk)
+    write_checkpoint(path)
+    assert newest(tmp_path) == 3
+    assert path.is_symlink()
+    for file in (path, path.with_name("checkpoint.npz.previous")):
+        with archive.reading(file, "a checkpoint"):
+            pass
+
+
+def test_a_run_writes_all_its_files_through_links_and_another_one_after_it_too(nursery, reference, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    names = ["checkpoint.npz", "checkpoint.npz.previous", "history.csv", "metrics.json", "model.npz"]
+    for name in names:
+        (out / name).symlink_to(elsewhere / name)
+    for _ in range(2):
+        assert nursery.model(out, *SHORT) == reference
+        assert [name for name in names if not (out / name).is_symlink()] == []
+        assert sorted(os.listdir(elsewhere)) == names
