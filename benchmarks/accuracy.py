@@ -73,9 +73,9 @@ def row(runs: list[dict]) -> list[str]:
     # a run that was interrupted counts at least its epochs, whichever process they ran in
     seconds = sorted(max(run["total_seconds"], run["epochs"] * run["seconds_per_epoch"]) for run in runs)
     keys = "test_accuracy", "test_accuracy_tta", "test_accuracy_without_duplicates"
-    sample = " on a SAMPLE" if first["dataset"]["is_sample"] else ""
+    name = first["dataset"]["name"]
     return [
-        f"`{first['recipe']}`{sample}",
+        f"`{first['recipe']}`" + ("" if name == "Fashion-MNIST" else f" ({name})"),
         str(len(runs)),
         str(first["epochs"]),
         *(spread([run[key] for run in runs if run[key] is not None]) for key in keys),

@@ -44,6 +44,12 @@ def test_complete_runs_are_not_run_again_and_the_others_are(tmp_path, monkeypatc
     assert len(json.loads((tmp_path / "results.json").read_text())) == 3
 
 
+@pytest.mark.parametrize("name", ["Fashion-MNIST sample", "unknown data set"])
+def test_scores_of_other_data_than_fashion_mnist_are_told_apart(name):
+    other = metrics(0, 0.9) | {"dataset": {"name": name, "is_sample": "sample" in name}}
+    assert accuracy.row([other])[0] == f"`default` ({name})"
+
+
 def test_runs_that_are_not_alike_are_not_averaged(tmp_path):
     for seed, epochs in ((0, 3), (1, 1)):
         folder = tmp_path / f"default-{seed}"

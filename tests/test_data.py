@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn.data import (
+    CLASS_NAMES,
     Dataset,
     duplicates,
     load_csv,
@@ -486,11 +487,24 @@ def test_sample_is_drawn_without_the_images_that_repeat(tmp_path, monkeypatch):
     images[50:] = images[:50]
     test_images, _ = images_and_labels(50, seed=1)
     test_images[:20] = images[:20]
-    sampling.make_sample(Dataset("all", "here", images, labels, test_images, labels[:50], False), tmp_path)
+    parts = images, labels, test_images, labels[:50]
+    sampling.make_sample(Dataset("Fashion-MNIST", "here", *parts, False, CLASS_NAMES), tmp_path)
     sample = load_fashion_mnist(tmp_path, verbose=False)
     drawn = {image.tobytes() for image in (*sample.train_images, *sample.test_images)}
     assert len(drawn) == 50 and np.bincount(sample.train_labels).tolist() == [3] * 10
     assert not {image.tobytes() for image in sample.test_images} & {image.tobytes() for image in images}
+
+
+@pytest.mark.slow
+def test_the_full_data_set_is_known_from_idx_and_from_csv_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICNN_OFFLINE", "1")
+    monkeypatch.delenv("MINICNN_DATA", raising=False)
+    full = load_fashion_mnist(verbose=False)
+    if full.source == "bundled sample":
+        pytest.skip("the full data set is not on this machine")
+    cli.export_csv(full, tmp_path)
+    for dataset in (full, load_fashion_mnist(tmp_path, verbose=False)):
+        assert (dataset.name, dataset.is_sample, dataset.class_names) == ("Fashion-MNIST", False, CLASS_NAMES)
 
 
 # --- python -m minicnn.data ---
@@ -503,15 +517,18 @@ def test_exported_csv_is_the_data_set_again(tmp_path):
     for field in ("train_images", "train_labels", "test_images", "test_labels"):
         np.testing.assert_array_equal(getattr(again, field), getattr(sample, field))
     assert "fashion-mnist_train.csv" in again.source or "CSV" in again.source
-    assert again.is_sample
+    assert again.is_sample and again.name == "Fashion-MNIST sample" and again.class_names == CLASS_NAMES
 
 
 def test_command_line_fails_with_one_line(tmp_path):
     (tmp_path / "file").write_text("")
+    for part in ("train", "test"):
+        save_csv(tmp_path / f"fashion-mnist_{part}.csv", *images_and_labels())
     for arguments in (
         ["export-csv", "out", "--source", str(tmp_path / "none")],
         ["export-csv", "file", "--source", "sample"],
         ["make-sample", "out", "--source", "sample"],
+        ["make-sample", "out", "--source", "."],
     ):
         done = subprocess.run(
             [sys.executable, "-m", "minicnn.data", *arguments],

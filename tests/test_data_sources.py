@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn.data import fashion_mnist, fetch, load_fashion_mnist, save_csv, save_idx
+from minicnn.data import CLASS_NAMES, fashion_mnist, fetch, load_fashion_mnist, save_csv, save_idx
+from minicnn.data.fashion_mnist import digest
 from minicnn.errors import DataError
 
 NAMES = list(fetch.MD5)
@@ -48,7 +49,9 @@ def upstream(tmp_path, monkeypatch):
         save_idx(folder / f"{name}.gz", array.astype(np.uint8))
         content = gzip.decompress((folder / f"{name}.gz").read_bytes())
         monkeypatch.setitem(fetch.MD5, name, hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(fashion_mnist, "FULL_COUNTS", (20, 10))
+    read = load_fashion_mnist(folder, verbose=False)
+    digests = digest(read.train_images, read.train_labels), digest(read.test_images, read.test_labels)
+    monkeypatch.setitem(fashion_mnist.NAMES, digests, "Fashion-MNIST")
     return folder
 
 
@@ -157,10 +160,48 @@ def test_folder_with_images_of_another_size_is_refused(tmp_path, upstream):
         load_fashion_mnist(folder)
 
 
-def test_folder_with_part_of_the_data_set_counts_as_a_sample(upstream, monkeypatch, capsys):
-    monkeypatch.setattr(fashion_mnist, "FULL_COUNTS", (60_000, 10_000))
-    assert load_fashion_mnist(upstream).is_sample
-    assert "ONLY A SAMPLE" in capsys.readouterr().err
+# --- what was read is known by its content ---
+
+
+@pytest.mark.parametrize("change", ["other images", "other labels", "a part", "training and test images exchanged"])
+def test_other_data_under_the_same_names_is_an_unknown_data_set(tmp_path, upstream, capsys, change):
+    """As MNIST's files are, which have the names, the counts and the sizes of Fashion-MNIST's."""
+    folder = fill(tmp_path / "some", upstream)
+    read = load_fashion_mnist(upstream, verbose=False)
+    if change == "other images":
+        save_idx(folder / f"{NAMES[0]}.gz", 255 - read.train_images[..., 0])
+    elif change == "other labels":
+        save_idx(folder / f"{NAMES[3]}.gz", 9 - read.test_labels.astype(np.uint8))
+    elif change == "a part":
+        save_idx(folder / f"{NAMES[2]}.gz", read.test_images[:9, :, :, 0])
+        save_idx(folder / f"{NAMES[3]}.gz", read.test_labels[:9].astype(np.uint8))
+    else:
+        for one, other in zip(NAMES[:2], NAMES[2:], strict=True):
+            (folder / f"{one}.gz").write_bytes((upstream / f"{other}.gz").read_bytes())
+            (folder / f"{other}.gz").write_bytes((upstream / f"{one}.gz").read_bytes())
+    dataset = load_fashion_mnist(folder)
+    assert (dataset.name, dataset.is_sample) == ("unknown data set", False)
+    assert dataset.class_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert capsys.readouterr().err == f"data: loaded unknown data set from IDX files in {folder}\n"
+
+
+def test_order_and_kind_of_file_do_not_change_what_the_data_is_called(tmp_path, upstream, capsys):
+    wanted = load_fashion_mnist(upstream)
+    for part in ("train", "test"):
+        order = np.random.default_rng(0).permutation(len(getattr(wanted, f"{part}_labels")))
+        images, labels = (getattr(wanted, f"{part}_{kind}")[order] for kind in ("images", "labels"))
+        save_csv(tmp_path / f"fashion-mnist_{part}.csv", images, labels)
+    again = load_fashion_mnist(tmp_path)
+    assert (again.name, again.is_sample, again.class_names) == ("Fashion-MNIST", False, CLASS_NAMES)
+    assert capsys.readouterr().err.count("loaded Fashion-MNIST from ") == 2
+
+
+def test_one_image_twice_is_not_the_same_as_once():
+    images = np.zeros((3, 28, 28, 1), np.uint8)
+    images[2] = 1
+    labels = np.zeros(3, np.int64)
+    assert digest(images, labels) != digest(images[1:], labels[1:])
+    assert digest(images, labels) != digest(images[[0, 2, 2]], labels)
 
 
 # --- auto: the order ---

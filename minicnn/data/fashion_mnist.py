@@ -3,10 +3,13 @@
 Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms",
 2017. `load_fashion_mnist` looks where it was told to, or else in one place after another, says what it tried,
 and ends with the sample that comes with minicnn, so that something always runs.
+
+MNIST's files and others have the same names and sizes, so what was read is known by its content alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -34,14 +37,26 @@ CLASS_NAMES = (
 TRAIN_CSV, TEST_CSV = "fashion-mnist_train.csv", "fashion-mnist_test.csv"
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = MD5
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
-FULL_COUNTS = (60_000, 10_000)
+FASHION_MNIST, SAMPLE, UNKNOWN = "Fashion-MNIST", "Fashion-MNIST sample", "unknown data set"
+# what is known by the digests of its training and test images
+NAMES = {
+    (
+        "0c69d5cdeb902b69084012f812f066de080317bb3c64f43ca87f910d8ec86906",
+        "90c92c0507755a7d443edde8297ce4d0f131e42884e2e87e7fc9b81ffe215258",
+    ): FASHION_MNIST,
+    (
+        "2156c1c4044262fd3a86c00173e3eade1b1b63e81768b4af4a7d7ce76a5affa8",
+        "d8f0d51844b1c9938f4f1ef985f4c62c9932f66ac463428369f8cb839aa1ff40",
+    ): SAMPLE,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images, uint8 (n, 28, 28, 1), and labels, int64 (n,), from 0 to 9; and where they come from.
 
-    is_sample is True for anything but the full 60,000 and 10,000 images: its scores are not the data set's.
+    is_sample is True for the bundled sample: its scores are not the data set's. Of an unknown data set, the class
+    names are "0" to "9".
     """
 
     name: str
@@ -51,7 +66,7 @@ class Dataset:
     test_images: np.ndarray
     test_labels: np.ndarray
     is_sample: bool
-    class_names: tuple[str, ...] = CLASS_NAMES
+    class_names: tuple[str, ...]
 
 
 def load_fashion_mnist(
@@ -63,7 +78,8 @@ def load_fashion_mnist(
     """Loads Fashion-MNIST; verbose tells on stderr what was tried.
 
     Two CSV files, or a folder as the source, are explicit wishes: they are read, or a DataError says why not.
-    A folder holds Kaggle's two CSV files or the four IDX files, plain or gzipped. "sample" is the bundled
+    A folder holds Kaggle's two CSV files or the four IDX files, plain or gzipped. Other images in such files are
+    read too, as an unknown data set: the name comes from the images and labels. "sample" is the bundled
     sample. "auto" takes the first it finds of: the folder in MINICNN_DATA (an explicit wish too), Debian's
     package folder, the user's cache, the mirrors on the web, the Debian package by apt, the bundled sample.
     """
@@ -78,7 +94,7 @@ def load_fashion_mnist(
         dataset = _automatic(say, verbose)
     else:
         dataset = _from_folder(SAMPLE_FOLDER if source == "sample" else Path(source))
-    say(f"loaded from {dataset.source}")
+    say(f"loaded {dataset.name} from {dataset.source}")
     if dataset.is_sample and verbose:
         print(_warning(dataset), file=sys.stderr, flush=True)
     return dataset
@@ -130,9 +146,15 @@ def _dataset(place: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.nd
     for images, _ in (train, test):
         if images.shape[1:] != (28, 28, 1):
             raise DataError(f"{place}: images of {images.shape[1]} x {images.shape[2]} pixels, expected 28 x 28")
-    is_sample = (len(train[0]), len(test[0])) != FULL_COUNTS
-    name = "Fashion-MNIST sample" if is_sample else "Fashion-MNIST"
-    return Dataset(name, place, *train, *test, is_sample)
+    name = NAMES.get((digest(*train), digest(*test)), UNKNOWN)
+    class_names = tuple("0123456789") if name == UNKNOWN else CLASS_NAMES
+    return Dataset(name, place, *train, *test, name == SAMPLE, class_names)
+
+
+def digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """A SHA-256 of the images with their labels, whatever their order: Kaggle's files have another than the IDX files."""
+    table = np.concatenate([labels[:, None].astype(np.uint8), images.reshape(len(images), -1)], axis=1)
+    return hashlib.sha256(b"".join(sorted(hashlib.sha256(row).digest() for row in table))).hexdigest()
 
 
 def _warning(dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minicnn.data.fashion_mnist import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
+from minicnn.data.fashion_mnist import FASHION_MNIST, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
 from minicnn.data.idx import save_idx
 from minicnn.errors import DataError
 
@@ -19,8 +19,8 @@ def make_sample(dataset: Dataset, folder: str | os.PathLike) -> None:
 
     Of images that occur several times, in one part or in both, only the first can be chosen.
     """
-    if dataset.is_sample:
-        raise DataError(f"{dataset.source}: is a sample itself, expected the full data")
+    if dataset.name != FASHION_MNIST:
+        raise DataError(f"{dataset.source}: got {dataset.name}, expected the full {FASHION_MNIST}")
     seen: set[bytes] = set()
     parts = (
         (dataset.train_images, dataset.train_labels, TRAIN_PER_CLASS, TRAIN_IMAGES, TRAIN_LABELS),
