@@ -37,7 +37,7 @@ def load_csv(
     try:
         with open(path, encoding="utf-8-sig") as file, warnings.catch_warnings():
             warnings.simplefilter("error")  # older NumPy reads 1.5, -1, 256 as 1, 255, 0, and only warns
-            if _fields(file.readline()) != columns:
+            if _fields(next((line for line in file if line != "\n"), "")) != columns:
                 file.seek(0)
             table = np.loadtxt(file, np.uint8, delimiter=",", comments=None, quotechar='"', ndmin=2)
     except OSError as error:
@@ -94,12 +94,12 @@ def _first_fault(path: str | os.PathLike, columns: list[str], classes: int) -> s
     """What is wrong with the first bad line of the file, as the end of a message; None if nothing is."""
     rows = 0
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            fields = _fields(line)
-            if line == "\n" or (number == 1 and fields == columns):
+        lines = ((number, _fields(line)) for number, line in enumerate(file, 1) if line != "\n")
+        for place, (number, fields) in enumerate(lines):
+            if place == 0 and fields == columns:
                 continue
-            if number == 1 and not any(WHOLE_NUMBER.fullmatch(field) for field in fields):
-                return f", line 1: {_header_fault(fields, columns)}"
+            if place == 0 and not any(WHOLE_NUMBER.fullmatch(field) for field in fields):
+                return f", line {number}: {_header_fault(fields, columns)}"
             if len(fields) != len(columns):
                 return f", line {number}: {len(fields)} fields, expected {len(columns)} (label,pixel1,...)"
             fault = _field_fault(fields, columns, classes)
