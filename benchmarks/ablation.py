@@ -27,6 +27,7 @@ from minicnn.files import atomic_write
 from minicnn.losses import CrossEntropy
 from minicnn.optimizers import SGD, Adam, AdamW
 from minicnn.recipes import RECIPES, Recipe, small_vgg
+from minicnn.say import say
 from minicnn.schedules import constant
 
 
@@ -88,7 +89,7 @@ def with_optimizer(recipe: Recipe, make) -> Recipe:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="What each ingredient of a recipe is worth.")
     parser.add_argument("--study", choices=("short", "long"), default="short")
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, 2, ...")
     parser.add_argument("--out", type=Path, default=Path("ablation.json"))
@@ -123,7 +124,7 @@ def report(results: list[dict]) -> None:
     for name in sorted(names, key=lambda n: -statistics.mean(accuracy[n])):
         points = 100 * (statistics.mean(accuracy[name]) - base)
         ratio = statistics.median(seconds[name]) / statistics.median(seconds["as it is"])
-        print(f"| {name} | {spread(accuracy[name])} | {points:+.2f} | {ratio:.2f} |")
+        say(f"| {name} | {spread(accuracy[name])} | {points:+.2f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

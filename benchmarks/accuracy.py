@@ -19,6 +19,7 @@ from pathlib import Path
 
 from minicnn.files import atomic_write
 from minicnn.recipes import RECIPES
+from minicnn.say import say
 
 TRAIN = Path(__file__).parents[1] / "examples" / "train_fmnist.py"
 COLUMNS = (
@@ -28,7 +29,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="The test accuracy of recipes, each over several seeds.")
     parser.add_argument("--recipes", default="default", help=f"some of {', '.join(RECIPES)}, with commas between")
     parser.add_argument("--seeds", type=int, default=5, help="how many: 0, 1, 2, ...")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
@@ -64,7 +65,7 @@ def report(out: Path) -> None:
         kinds = {(run["epochs"], run["parameters"], run["dataset"]["name"]) for run in alike}
         if len(kinds) > 1:
             sys.exit(f"error: {out}: holds runs of {recipe} that are not alike: {sorted(kinds)}; choose another --out")
-        print(f"| {' | '.join(row(alike))} |")
+        say(f"| {' | '.join(row(alike))} |")
 
 
 def row(runs: list[dict]) -> list[str]:

@@ -30,10 +30,13 @@ from minicnn.errors import CheckpointError
 from minicnn.files import atomic_write, lock, remove, temporaries
 from minicnn.layers.activations import softmax
 from minicnn.recipes import RECIPES
+from minicnn.say import say, warn
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        description="Train a network on Fashion-MNIST and show what it learnt and what it got wrong."
+    )
     parser.add_argument("--recipe", choices=RECIPES, default="default")
     parser.add_argument("--optimizer", help="instead of the recipe's own: " + _optimizers())
     parser.add_argument("--epochs", type=_whole(1), help="instead of the recipe's own")
@@ -110,7 +113,7 @@ def main(options: argparse.Namespace) -> None:
         with atomic_write(out / "metrics.json") as file:
             file.write(json.dumps(results, indent=2).encode())
     tell(results, data, matrix)
-    print(f"results and pictures: {out}")
+    say(f"results and pictures: {out}")
 
 
 def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
@@ -184,14 +187,14 @@ def score(model, data, results: dict) -> tuple[np.ndarray, np.ndarray]:
 def tell(results: dict, data, matrix) -> None:
     """The result in a few lines, and where the errors are."""
     worst = [f"{data.class_names[i]} called {data.class_names[j]} ({k})" for i, j, k in metrics.confusions(matrix, 4)]
-    print(
+    say(
         f"\n{data.name}: test accuracy {results['test_accuracy']:.2%} ({results['test_accuracy_tta']:.2%} averaged with "
         f"mirrored images), loss {results['test_loss']:.4f}, {results['total_seconds']:.0f} seconds in all"
     )
     if worst:
-        print(f"most frequent errors: {', '.join(worst)}")
+        say(f"most frequent errors: {', '.join(worst)}")
     if data.is_sample:
-        print("THE SCORE IS THAT OF A SMALL SAMPLE, not of Fashion-MNIST.")
+        say("THE SCORE IS THAT OF A SMALL SAMPLE, not of Fashion-MNIST.")
 
 
 def draw(out, data, recipe, model, history, probabilities, matrix, seed) -> None:
@@ -218,8 +221,5 @@ if __name__ == "__main__":
     except MemoryError as error:
         sys.exit(f"error: not enough memory ({error}); try a smaller --batch-size")
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted: nothing was scored; the same command with --resume --out '{options.out}' goes on",
-            file=sys.stderr,
-        )
+        warn(f"\ninterrupted: nothing was scored; the same command with --resume --out '{options.out}' goes on")
         sys.exit(130)

@@ -22,9 +22,11 @@ def warn(text: str) -> None:
 
 
 def _write(stream, text: str) -> None:
-    if stream is not None:  # as where it was closed before Python began
-        with suppress(OSError, ValueError):
-            print(text, file=stream, flush=True)
+    if stream is None:  # it was closed before Python began
+        return
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    with suppress(OSError, ValueError):  # an umlaut in ASCII is written as an escape
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 class _Forgiving:

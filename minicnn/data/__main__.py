@@ -13,6 +13,7 @@ from minicnn.data.csv_files import save_csv
 from minicnn.data.fashion_mnist import TEST_CSV, TRAIN_CSV, Dataset, load_fashion_mnist
 from minicnn.data.make_sample import make_sample
 from minicnn.errors import DataError
+from minicnn.say import say, warn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         (export_csv if options.command == "export-csv" else make_sample)(dataset, options.folder)
     except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        warn(f"error: {error}")
         return 1
-    print(f"written to {options.folder}")
+    say(f"written to {options.folder}")
     return 0
 
 

@@ -13,10 +13,10 @@ import re
 import warnings
 
 import numpy as np
-from tqdm import tqdm
 
 from minicnn.errors import DataError
 from minicnn.files import atomic_write
+from minicnn.say import bar
 
 BYTES = frozenset(str(value) for value in range(256))
 WHOLE_NUMBER = re.compile(r"\+?[0-9]{1,9}")
@@ -65,8 +65,8 @@ def save_csv(path: str | os.PathLike, images: np.ndarray, labels: np.ndarray, ve
     pixels = images.reshape(len(images), -1)
     with atomic_write(path) as file:
         file.write(",".join(_columns(pixels.shape[1])).encode() + b"\n")
-        starts, quiet = range(0, len(pixels), ROWS_AT_A_TIME), None if verbose else True
-        for start in tqdm(starts, desc=os.path.basename(path), unit="k rows", disable=quiet):
+        starts = range(0, len(pixels), ROWS_AT_A_TIME)
+        for start in bar(starts, desc=os.path.basename(path), unit="k rows", hidden=not verbose):
             rows = slice(start, start + ROWS_AT_A_TIME)
             file.write(_csv_text(pixels[rows], labels[rows]))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from minicnn.data.csv_files import load_csv
 from minicnn.data.fetch import MD5, Say, file_in, find_or_fetch
 from minicnn.data.idx import load_idx
 from minicnn.errors import DataError
+from minicnn.say import warn
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -86,7 +86,7 @@ def load_fashion_mnist(
 
     def say(line: str) -> None:
         if verbose:
-            print(f"data: {line}", file=sys.stderr, flush=True)
+            warn(f"data: {line}")
 
     if train_csv or test_csv:
         dataset = _from_csv(train_csv, test_csv, source)
@@ -96,7 +96,7 @@ def load_fashion_mnist(
         dataset = _from_folder(SAMPLE_FOLDER if source == "sample" else Path(source))
     say(f"loaded {dataset.name} from {dataset.source}")
     if dataset.is_sample and verbose:
-        print(_warning(dataset), file=sys.stderr, flush=True)
+        warn(_warning(dataset))
     return dataset
 
 

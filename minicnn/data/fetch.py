@@ -21,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minicnn.data.idx import idx_header, read_idx
 from minicnn.errors import DataError
 from minicnn.files import atomic_write
+from minicnn.say import bar
 
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
@@ -164,11 +164,11 @@ def _download(url: str, verbose: bool) -> bytes:
     name = url.rsplit("/", 1)[1]
     with (
         urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as response,
-        tqdm(desc=name, total=response.length, unit="B", unit_scale=True, disable=None if verbose else True) as bar,
+        bar(desc=name, total=response.length, unit="B", unit_scale=True, hidden=not verbose) as progress,
     ):
         while chunk := response.read1(1 << 16):
             content += chunk
-            bar.update(len(chunk))
+            progress.update(len(chunk))
             if len(content) > MOST_DOWNLOADED:
                 raise DataError(f"{name}: more than {MOST_DOWNLOADED} bytes, not the file that was asked for")
             if time.monotonic() > deadline:

@@ -1,5 +1,6 @@
-"""The command where little can be relied on: no home, no terminal, the C locale, warnings as errors, Python without
-asserts, an install that cannot be written, and a path that needs quoting. And what it says when it fails.
+"""The command where little can be relied on: no home, no terminal, the C locale, output in ASCII, warnings as errors,
+Python without asserts or docstrings, an install that cannot be written, and a path that needs quoting. And what it says
+when it fails.
 
 Several conditions are combined in a run where the output tells which of them failed. test_engine.py holds read-only
 installs and cold caches for the kernels, test_examples.py the console's other mistakes.
@@ -22,6 +23,7 @@ import minicnn
 from minicnn.data import load_fashion_mnist, save_csv
 
 PICTURES = 7
+BENCHMARKS = ("ablation", "accuracy", "compare", "fast94")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,41 @@ C_LOCALE = dict(LC_ALL="C", LANG="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", P
 def test_without_asserts_and_with_warnings_as_errors_it_runs(folder):
     done = run(folder, "--backend", "numpy", "--out", "streng ö/out", python=["-O", "-W", "error"])
     check(done, folder / "streng ö" / "out")
+
+
+@pytest.mark.slow
+def test_without_docstrings_it_runs_on_compiled_kernels(folder):
+    done = run(folder, "--out", "ohne ö/out", python=["-OO", "-W", "error"])
+    check(done, folder / "ohne ö" / "out")
+
+
+@pytest.mark.parametrize("script", ["examples/train_fmnist.py", *(f"benchmarks/{name}.py" for name in BENCHMARKS)])
+def test_without_docstrings_the_help_says_what_a_program_is_for(script):
+    command = [sys.executable, "-OO", str(TRAIN.parents[1] / script), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "No module named 'torch'" in done.stderr:
+        pytest.skip("PyTorch is not installed")
+    assert done.returncode == 0, done.stderr
+    usage, description, *_ = done.stdout.split("\n\n")
+    assert usage.startswith("usage: ") and description.endswith(".")
+
+
+@pytest.mark.slow
+def test_where_only_ascii_can_be_printed_it_runs_and_a_path_is_told_in_escapes(folder):
+    out = "ascii ö/out"
+    done = run(folder, "--backend", "numpy", "--out", out, PYTHONIOENCODING="ascii")
+    check(done, folder / out)
+    assert done.stdout.splitlines()[-1] == r"results and pictures: ascii \xf6/out"
+    done = run(folder, "--backend", "numpy", "--out", out, "--resume", PYTHONIOENCODING="ascii")
+    check(done, folder / out)
+    assert r"going on from ascii \xf6/out/checkpoint.npz: " in done.stdout
+
+
+def test_where_only_ascii_can_be_printed_the_data_are_exported(folder):
+    command = [sys.executable, "-m", "minicnn.data", "export-csv", "ascii ö", "--source", "sample"]
+    done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"written to ascii \\xf6\n"), done.stderr
+    assert len(list((folder / "ascii ö").glob("*.csv"))) == 2
 
 
 @pytest.mark.slow
