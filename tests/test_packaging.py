@@ -1,0 +1,86 @@
+"""The source distribution: built without a warning, it holds all that its tests need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = (".ci", "benchmarks", "examples", "minicnn", "tests")
+KINDS = ("", ".py", ".md", ".png", ".gz")
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+
+
+def setuptools_is_missing_or_old():
+    try:
+        return int(metadata.version("setuptools").split(".")[0]) < 77
+    except metadata.PackageNotFoundError:
+        return True
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(setuptools_is_missing_or_old(), reason="setuptools is not as new as pyproject.toml asks for"),
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy to build from, without what an earlier build or a test run left behind."""
+    copy = tmp_path_factory.mktemp("source")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy(file, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def unpacked(source, tmp_path_factory):
+    """The folder that the source distribution unpacks to."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build(source, folder, "sdist")
+    [archive] = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
+
+
+def build(source, target, kind):
+    """Build as `python -m build` does, but with the setuptools that is installed."""
+    command = [sys.executable, "-W", "error", "-c", BUILD, f"build_{kind}", str(target)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # it would warn of that
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in (done.stdout + done.stderr).lower()
+
+
+def files(folder):
+    found = (path for name in FOLDERS for path in (folder / name).rglob("*") if path.is_file())
+    return {path.relative_to(folder) for path in found if path.suffix in KINDS}
+
+
+def test_the_source_distribution_holds_every_file(source, unpacked):
+    assert files(unpacked) == files(source)
+    assert {"LICENSE", "MANIFEST.in", "README.md", "SECURITY.md"} < {path.name for path in unpacked.iterdir()}
+
+
+def test_the_tests_of_the_source_distribution_are_found_and_run(unpacked):
+    environment = os.environ | {"PYTHONPATH": str(unpacked), "PYTHONDONTWRITEBYTECODE": "1"}
+    pytest_there = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    for arguments in (["--collect-only"], ["tests/test_accuracy.py", "tests/test_house.py"]):
+        done = subprocess.run(
+            [*pytest_there, *arguments], cwd=unpacked, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_wheel_is_built_from_the_source_distribution_without_a_warning(unpacked, tmp_path):
+    build(unpacked, tmp_path, "wheel")
+    assert len(list(tmp_path.glob("*.whl"))) == 1
