@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -997,8 +998,13 @@ def garbled(data):
     return np.random.default_rng(0).bytes(len(data))
 
 
+def one_bit(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [cut, emptied, garbled])
+@pytest.mark.parametrize("damage", [cut, emptied, garbled, one_bit])
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 def test_a_damaged_cache_does_no_harm(kind, damage, filled_cache, tmp_path, expected):
     cache = shutil.copytree(filled_cache, tmp_path / "cache")
@@ -1007,6 +1013,63 @@ def test_a_damaged_cache_does_no_harm(kind, damage, filled_cache, tmp_path, expe
     for file in files:
         file.write_bytes(damage(file.read_bytes()))
     assert run(tiny_prediction, XDG_CACHE_HOME=cache) == expected
+
+
+def plus_one(x):
+    return x + 1
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """A folder in which kernels that are declared from here on are kept."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    monkeypatch.setattr(compiling, "_cache_folder", lambda: str(folder))
+    return folder
+
+
+def is_compiled(kernel):
+    """Whether a kernel, once it has run, had to be compiled."""
+    assert kernel(1) == 2
+    return bool(kernel.stats.cache_misses)
+
+
+def test_a_kernel_with_a_flipped_bit_is_compiled_again_and_its_file_replaced(empty_cache):
+    assert is_compiled(compiling.kernel(plus_one))
+    assert not is_compiled(compiling.kernel(plus_one))
+    for file in empty_cache.rglob("*.nb?"):
+        content = file.read_bytes()
+        for place in range(0, len(content), len(content) // 20):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << place % 8
+            file.write_bytes(damaged)
+            assert is_compiled(compiling.kernel(plus_one)), f"byte {place} of {file.name}"
+            assert not is_compiled(compiling.kernel(plus_one))
+    assert sorted(file.suffix for file in empty_cache.rglob("*.*")) == [".nbc", ".nbi"]
+
+
+@pytest.mark.parametrize("gone", ["the folder", "the folder within it"])
+@pytest.mark.parametrize("is_a_file_now", [False, True])
+def test_a_cache_whose_folder_vanishes_under_a_process_does_no_harm(gone, is_a_file_now, empty_cache):
+    kernel = compiling.kernel(plus_one)
+    folder = empty_cache if gone == "the folder" else next(empty_cache.iterdir())
+    shutil.rmtree(folder)
+    if is_a_file_now:
+        folder.touch()
+    assert is_compiled(kernel)
+    assert is_compiled(compiling.kernel(plus_one)) == is_a_file_now
+
+
+def test_on_a_full_disk_kernels_are_compiled_and_not_kept(empty_cache):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # to a program like a full disk, and no root is needed
+    try:
+        kernels = [compiling.kernel(plus_one) for _ in range(2)]
+        assert [is_compiled(kernel) for kernel in kernels] == [True, True]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(empty_cache.rglob("*.*")) == []
+    assert [is_compiled(compiling.kernel(plus_one)) for _ in range(2)] == [True, False]
 
 
 def compile_ahead():

@@ -6,19 +6,21 @@ file a kernel stands in, and would go on using a kernel whose helper in another 
 
 from __future__ import annotations
 
-import atexit
+import functools
 import hashlib
+import io
 import os
 import shutil
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numba
 from numba import config, njit
 from numba.core import event
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 
 # No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
@@ -26,9 +28,14 @@ OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
 def kernel(function, has_prange=False):
     """Compile a function and keep the result on disk; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
-    with _cache_folder():
-        compiled = njit(cache=True, parallel=has_prange, **OPTIONS)(function)
-    return compiled if config.DISABLE_JIT else _forgive(compiled)
+    compiled = njit(parallel=has_prange, **OPTIONS)(function)
+    folder = _cache_folder()
+    if folder and not config.DISABLE_JIT:
+        before, config.CACHE_DIR = config.CACHE_DIR, folder
+        with suppress(RuntimeError):  # the folder has vanished
+            compiled._cache = KernelCache(function)
+        config.CACHE_DIR = before
+    return compiled
 
 
 def helper(function):
@@ -36,20 +43,56 @@ def helper(function):
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
 
 
-def _forgive(compiled):
-    """Where a file of the cache is damaged, compile again and write it anew."""
-    cache = compiled._cache
-    load = cache.load_overload
+class KernelCache(FunctionCache):
+    """A kernel's place on the disk: what cannot be read there is compiled, and what cannot be written is not kept."""
 
-    def load_or_flush(signature, context):
+    class _impl_class(CompileResultCacheImpl):
+        _locator_classes = CompileResultCacheImpl._locator_classes[:1]  # that of config.CACHE_DIR, and no other folder
+
+    def __init__(self, function):
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _CheckedFiles(self.cache_path, self._impl.filename_base, stamp)
+
+    def load_overload(self, signature, context):
         try:
-            return load(signature, context)
-        except Exception:  # whatever unpickling half a file may raise
-            cache.flush()
+            return super().load_overload(signature, context)
+        except Exception:  # whole, and yet not to be unpickled: written beside another version of NumPy, say
+            with suppress(OSError):
+                self.flush()
             return None
 
-    cache.load_overload = load_or_flush
-    return compiled
+    def save_overload(self, signature, result):
+        with suppress(OSError):  # a full disk, or the folder has vanished
+            super().save_overload(signature, result)
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Numba's two files of a kernel, each with its SHA-256 at the end, where unpickling does not get to.
+
+    A damaged kernel may load and then crash the process, so one whose checksum does not fit counts as missing.
+    """
+
+    @contextmanager
+    def _open_for_write(self, path):
+        with super()._open_for_write(path) as file:
+            content = io.BytesIO()
+            yield content
+            file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+    def _load_index(self):
+        return super()._load_index() if _is_whole(self._index_path) else {}
+
+    def _load_data(self, name):
+        return super()._load_data(name) if _is_whole(self._data_path(name)) else None
+
+
+def _is_whole(path: str) -> bool:
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_backward()"
@@ -76,7 +119,7 @@ class Announcer(event.Listener):
             self.said = True
             print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
         large = function.__qualname__ == "winograd._forward.launch"  # five seconds; as threads.parallel names it
-        if large and not self.helped and _cache_folder.lasts and config.NUMBA_NUM_THREADS > 1:
+        if large and not self.helped and _cache_folder() and config.NUMBA_NUM_THREADS > 1:
             self.helped = True
             _start_ahead()
 
@@ -85,21 +128,6 @@ class Announcer(event.Listener):
 
 
 event.register("numba:compile", Announcer())
-
-
-class _cache_folder:
-    """While kernels are declared, Numba's cache is the folder of this source; afterwards it is the user's again."""
-
-    folder = None
-    lasts = True
-
-    def __enter__(self):
-        if _cache_folder.folder is None:
-            _cache_folder.folder = _writable_folder()
-        self.before, config.CACHE_DIR = config.CACHE_DIR, _cache_folder.folder
-
-    def __exit__(self, *error):
-        config.CACHE_DIR = self.before
 
 
 def _tidy(place: str, used: str) -> None:
@@ -111,7 +139,9 @@ def _tidy(place: str, used: str) -> None:
                 shutil.rmtree(old)
 
 
-def _writable_folder() -> str:
+@functools.cache
+def _cache_folder() -> str | None:
+    """The folder of this source, or None where none can be written to."""
     source = hashlib.sha256(numba.__version__.encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         source.update(file.read_bytes())
@@ -127,7 +157,4 @@ def _writable_folder() -> str:
                 return folder
         except OSError:
             continue
-    _cache_folder.lasts = False
-    folder = tempfile.mkdtemp(prefix="minicnn-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return None
