@@ -10,11 +10,11 @@ it does not know which it gets. Numba is looked for only here, and loaded only w
 from __future__ import annotations
 
 import re
-import sys
 from importlib import metadata
 from typing import TypeVar
 
 from minicnn.layers.base import Layer
+from minicnn.say import warn
 
 OLDEST_NUMBA = "0.61"
 Thing = TypeVar("Thing")
@@ -98,4 +98,4 @@ def _numba_is_installed() -> bool:
 _installed = _numba_is_installed()
 _backend = "numba" if _installed else "numpy"
 if not _installed:
-    print("minicnn: Numba is not installed; networks run on NumPy, many times slower", file=sys.stderr)
+    warn("minicnn: Numba is not installed; networks run on NumPy, many times slower")

@@ -22,6 +22,8 @@ from numba import config, njit
 from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 
+from minicnn.say import warn
+
 # No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
 
@@ -117,7 +119,7 @@ class Announcer(event.Listener):
         function = event.data["dispatcher"].py_func
         if function.__module__.startswith(__package__) and not self.said:
             self.said = True
-            print("Compiling kernels (once) ...", file=sys.stderr, flush=True)
+            warn("Compiling kernels (once) ...")
         large = function.__qualname__ == "winograd._forward.launch"  # five seconds; as threads.parallel names it
         if large and not self.helped and _cache_folder() and config.NUMBA_NUM_THREADS > 1:
             self.helped = True
