@@ -149,8 +149,7 @@ def main() -> None:
     for name, found in runs.items():
         seconds = sorted(run["seconds"] for run in found)
         accuracy = spread([run["accuracy"] for run in found])
-        told = f"{statistics.median(seconds):.0f} ({seconds[0]:.0f} to {seconds[-1]:.0f})"
-        say(f"| {name} | {accuracy} | {told} |")
+        say(f"| {name} | {accuracy} | {statistics.median(seconds):.0f} ({seconds[0]:.0f} to {seconds[-1]:.0f}) |")
 
 
 if __name__ == "__main__":
