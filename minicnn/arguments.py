@@ -15,7 +15,7 @@ import numpy as np
 Value = TypeVar("Value")
 
 
-PIXELS = 1_000_000  # more have no use, and their products no room
+PIXELS = 2**40  # sums of as many still fit in 64 bits
 
 
 def integer(value, name: str, least: int = 1, most: float = math.inf) -> int:

@@ -277,13 +277,13 @@ def test_preview_shows_several_versions_of_each_image_on_its_own_scale():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotation": -1}, "rotation: got -1, expected 0 or more"),
+        ({"rotation": -1}, "rotation: got -1, expected a finite number, at least 0"),
         ({"zoom": math.nan}, "zoom: got nan"),
-        ({"zoom": 1.0}, "zoom: got 1.0, expected less than 1"),
+        ({"zoom": 1.0}, "zoom: got 1.0, expected a finite number, at least 0 and below 1"),
         ({"shift": -0.1}, "shift: got -0.1"),
         ({"crop_padding": -1}, "crop_padding: got -1"),
-        ({"crop_padding": 1.5}, "crop_padding: got 1.5, expected a whole number of pixels"),
-        ({"erase": 2.0}, "erase: got 2.0, expected a whole number of pixels"),
+        ({"crop_padding": 1.5}, "crop_padding: got 1.5, expected a whole number of at least 0"),
+        ({"erase": 2.0}, "erase: got 2.0, expected a whole number of at least 0"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
