@@ -1048,6 +1048,20 @@ def test_a_kernel_with_a_flipped_bit_is_compiled_again_and_its_file_replaced(emp
     assert sorted(file.suffix for file in empty_cache.rglob("*.*")) == [".nbc", ".nbi"]
 
 
+def test_a_kernel_that_lies_where_another_process_has_put_one_for_other_types_is_compiled_again(empty_cache):
+    compiling.kernel(plus_one)(1)
+    (file,) = empty_cache.rglob("*.nbc")
+    of_integers = file.read_bytes()
+    for index in empty_cache.rglob("*.nbi"):
+        index.unlink()
+    compiling.kernel(plus_one)(1.5)
+    assert file.read_bytes() != of_integers
+    file.write_bytes(of_integers)
+    kernel = compiling.kernel(plus_one)
+    assert kernel(1.5) == 2.5
+    assert kernel.stats.cache_misses
+
+
 @pytest.mark.parametrize("gone", ["the folder", "the folder within it"])
 @pytest.mark.parametrize("is_a_file_now", [False, True])
 def test_a_cache_whose_folder_vanishes_under_a_process_does_no_harm(gone, is_a_file_now, empty_cache):

@@ -72,8 +72,16 @@ class KernelCache(FunctionCache):
 class _CheckedFiles(IndexDataCacheFile):
     """Numba's two files of a kernel, each with its SHA-256 at the end, where unpickling does not get to.
 
-    A damaged kernel may load and then crash the process, so one whose checksum does not fit counts as missing.
+    A damaged kernel may load and then crash the process, so one whose checksum does not fit counts as missing. So does one
+    compiled for other types: two processes that compile at once may give their files the same name.
     """
+
+    def save(self, key, compiled):
+        super().save(key, (key, compiled))
+
+    def load(self, key):
+        stored_key, compiled = super().load(key) or (None, None)
+        return compiled if stored_key == key else None
 
     @contextmanager
     def _open_for_write(self, path):
