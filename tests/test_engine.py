@@ -17,6 +17,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -1084,6 +1085,23 @@ def test_on_a_full_disk_kernels_are_compiled_and_not_kept(empty_cache):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(empty_cache.rglob("*.*")) == []
     assert [is_compiled(compiling.kernel(plus_one)) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="nothing is compiled ahead without")
+def test_the_process_that_compiles_ahead_is_not_waited_for_and_leaves_no_zombie(monkeypatch):
+    monkeypatch.setattr(compiling, "AHEAD", "import time; time.sleep(600)")
+    monkeypatch.setattr(compiling, "_ahead_process", None)
+    monkeypatch.setattr(compiling.Announcer, "helped", True)  # training starts no other one
+    compiling._start_ahead()
+    process = compiling._ahead_process
+    trained()
+    assert compiling._ahead_process == process
+    os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+    trained()
+    assert compiling._ahead_process is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(process, os.WNOHANG)
 
 
 def compile_ahead():

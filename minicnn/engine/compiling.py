@@ -106,16 +106,32 @@ def _is_whole(path: str) -> bool:
 
 
 AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_backward()"
+_ahead_process: int | None = None
 
 
 def _start_ahead() -> None:
     """Run ahead.py in another process, where there is a Python to start; it ends by itself, and says nothing."""
+    global _ahead_process
     if not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
         return
     quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
     command = [sys.executable, "-c", AHEAD.format(path=sys.path)]
     with suppress(OSError, NotImplementedError):
-        os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+        _ahead_process = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+
+
+def reap_ahead() -> None:
+    """Ask whether that process has ended, for until somebody asks, the system keeps it as a zombie; waits for nothing."""
+    global _ahead_process
+    process = _ahead_process
+    if process is None:
+        return
+    try:
+        ended, _ = os.waitpid(process, os.WNOHANG)
+    except ChildProcessError:  # somebody else has asked, or this is a fork, whose child it is not
+        ended = process
+    if ended:
+        _ahead_process = None
 
 
 class Announcer(event.Listener):

@@ -21,7 +21,7 @@ from numba import config, prange, types
 from numba.core import cgutils, targetconfig
 from numba.extending import intrinsic
 
-from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.compiling import helper, kernel, reap_ahead
 
 # An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
 # wants to run there. Half a millisecond is enough from one kernel to the next; to wake a thread takes a tenth of that.
@@ -148,6 +148,7 @@ def parallel(function):
     launch = kernel(launch)
 
     def run(work, *args):
+        reap_ahead()
         shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
             if shared or not _started:
