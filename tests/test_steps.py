@@ -27,6 +27,7 @@ from minicnn import engine, gradcheck, initializers, inputs, layers, losses, opt
 from minicnn.engine import lanes, threads
 from minicnn.engine.compile import STEPS, compile
 from minicnn.engine.step import Step
+from minicnn.errors import ShapeError
 from minicnn.layers import (
     BatchNorm,
     Conv2D,
@@ -515,9 +516,40 @@ def image_layers(draw, c, depth=0):
     return found, c
 
 
+MISTAKES = {
+    "a batch more": lambda y: np.concatenate([y, y]),
+    "a number less": lambda y: y[..., :-1],
+    "an axis more": lambda y: y[..., None],
+    "flat": lambda y: y.reshape(len(y), -1),
+    "float32": lambda y: y.astype(np.float32),
+    "nothing": lambda y: None,
+    "a list": lambda y: y.tolist(),
+    "a number": lambda y: y.sum(),
+    "no mistake": lambda y: y,
+}
+
+
+class Mistaken(Own):
+    """A user's layer that may make a mistake in forward or in backward."""
+
+    def __init__(self, way="forward", mistake="no mistake"):
+        self.way, self.mistake = way, mistake
+
+    def forward(self, x, training=False):
+        y = super().forward(x, training)
+        return MISTAKES[self.mistake](y) if self.way == "forward" else y
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        return MISTAKES[self.mistake](dx) if self.way == "backward" else dx
+
+
 @st.composite
-def networks(draw):
-    """Layers in any order, with activations as `activation=` and as layers, and x and dy for them."""
+def networks(draw, mistaken=0):
+    """Layers in any order, with activations as `activation=` and as layers, and x and dy for them.
+
+    Up to so many layers among them may be mistaken.
+    """
     shape = (*draw(pairs(1, 6)), draw(st.sampled_from([1, 3])))
     found, _ = image_layers(draw, shape[2])
     if draw(st.booleans()):
@@ -528,6 +560,9 @@ def networks(draw):
             *draw(st.sampled_from([[], [Own()], [ReLU()]])),
             Dense(3),
         ]
+    for _ in range(draw(st.integers(0, mistaken))):
+        wrong = Mistaken(draw(st.sampled_from(["forward", "backward"])), draw(st.sampled_from([*MISTAKES])))
+        found.insert(draw(st.integers(0, len(found))), wrong)
     return fill(draw, found, shape, batches=[3, 1, 2, 17])
 
 
@@ -558,6 +593,37 @@ def test_fused_steps_give_the_bits_of_each_layer_on_its_own_whatever_ran_before(
     assert_same_bits(passes(network, fused, x, dy), expected)
     passes(network, fused, x[:1], dy[:1])
     assert_same_bits(passes(network, fused, x, dy), expected)
+
+
+def outcome(network, x, dy):
+    """What a network as a whole computes, or the error that it ends in."""
+    start_again(network)
+    network.parameters.statistics[...] = 1
+    try:
+        y = network.forward(x, training=True).copy()
+        network.backward(dy)
+        return [y, *(p.grad.copy() for p in network.parameters.parameters), network.parameters.statistics.copy()], None
+    except ShapeError as error:
+        return [], str(error)
+
+
+@pytest.mark.slow
+@given(networks(mistaken=2))
+@quick(2000)
+def test_networks_with_layers_of_a_user_agree_or_end_in_the_same_error(drawn):
+    network, x, dy = drawn
+    (found, error), (expected, same_error) = (run_on(name, outcome, network, x, dy) for name in ("numba", "numpy"))
+    assert error == same_error
+    wrong = [layer for layer in network.layers if isinstance(layer, Mistaken) and layer.mistake != "no mistake"]
+    if error is None:
+        assert_close(found, expected, np.float64, units=2**16)
+    else:
+        assert any(error.startswith(f"{layer.name}: {layer.way} returned") for layer in wrong)
+
+
+def run_on(name, function, *arguments):
+    with using_backend(name):
+        return function(*arguments)
 
 
 def test_a_relu_is_fused_into_the_step_before_it():
