@@ -179,10 +179,12 @@ class Network:
         own = self.arrays()
         if len(weights) != len(own):
             raise ShapeError(f"weights: got {len(weights)} arrays, expected {len(own)}")
-        arrays = [inputs.plain(array, "weights").astype(self.dtype) for array in weights]
+        arrays = [inputs.plain(array, name) for name, array in zip(own, weights, strict=True)]
         for (name, w), array in zip(own.items(), arrays, strict=True):
-            if array.shape != w.shape:
-                raise ShapeError(f"{name}: got shape {array.shape}, expected {w.shape}")
+            if array.shape != w.shape or array.dtype.kind not in "fiu":
+                raise ShapeError(
+                    f"{name}: got {array.dtype} of shape {array.shape}, expected numbers of shape {w.shape}"
+                )
         with self.lock:
             for w, array in zip(own.values(), arrays, strict=True):
                 w.value[...] = array
