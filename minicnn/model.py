@@ -16,6 +16,7 @@ from minicnn import model_files, profiler, training
 from minicnn.layers import Layer
 from minicnn.layers.activations import softmax
 from minicnn.network import Network
+from minicnn.say import say
 from minicnn.tables import size, table
 
 
@@ -39,7 +40,7 @@ class Sequential(Network):
 
     def summary(self) -> None:
         """Print the layers: output shape, parameters, multiply-adds and activation memory for one image."""
-        print(self)
+        say(str(self))
 
     def __str__(self) -> str:
         rows = [("layer", "output", "parameters", "MACs", "memory")]

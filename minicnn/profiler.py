@@ -19,6 +19,7 @@ from minicnn import engine, inputs, losses, plots
 from minicnn.arguments import integer
 from minicnn.layers import Layer, sequence
 from minicnn.network import Network
+from minicnn.say import say
 from minicnn.tables import size, table
 
 
@@ -102,7 +103,7 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
         learning = self.steps[sequence.first_that_learns(self.steps) :]
         rows = [_row(step, *pair, len(x), step in learning) for step, pair in zip(self.steps, medians, strict=True)]
     report = Profile(rows, len(x), engine.measured_peak(np.dtype(self.dtype)))
-    print(report)
+    say(str(report))
     return report
 
 
