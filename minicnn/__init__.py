@@ -3,6 +3,7 @@
 The public names. To read how it works, begin with minicnn/layers/__init__.py.
 """
 
+from minicnn import versions  # noqa: I001  (first of all: it refuses what is too old)
 from minicnn import callbacks, data, initializers, losses, metrics, optimizers, schedules
 from minicnn.checkpoint import Checkpoint
 from minicnn.data import Augment, load_fashion_mnist

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import minicnn
+from minicnn import versions
 
 HOUSE = Path(minicnn.__file__).parent
 README = HOUSE.parent / "README.md"
@@ -30,7 +31,7 @@ LEVELS = """
     engine  data  plots
     layers  losses  optimizers  inputs  metrics
     initializers  parameters  seeds  schedules  archive  signals  tables
-    files  arguments  say
+    files  arguments  say  versions
     errors
 """
 LEVEL = {unit: i for i, line in enumerate(LEVELS.split("\n")) for unit in line.split()}
@@ -271,18 +272,28 @@ assert "numba" in sys.modules
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_numba_that_is_too_old_is_refused_when_minicnn_is_imported(tmp_path):
-    code = """
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ("sys.version = '3.9.18 (main)'", "Python: got version 3.9.18, minicnn needs 3.10 or later"),
+        ("found['numpy'] = '1.23.5'", "numpy: got version 1.23.5, minicnn needs 1.24 or later"),
+        ("found['numba'] = '0.60.0'", "numba: got version 0.60.0, minicnn needs 0.61 or later"),
+    ],
+)
+def test_what_is_too_old_is_refused_when_minicnn_is_imported(old, message, tmp_path):
+    code = f"""
+import sys
 from importlib import metadata
-metadata.version = lambda name: "0.60.0"
+found = {{name: metadata.version(name) for name in ("numpy", "numba")}}
+metadata.version = found.get
+{old}
 try:
     import minicnn
 except ImportError as error:
     print(error)
 """
     done = run(code, tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"Numba: got version 0\.60\.0, expected 0\.61 or later.*\n", done.stdout)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", message + "\n")
 
 
 @pytest.mark.parametrize(
@@ -292,10 +303,17 @@ except ImportError as error:
 def test_versions_of_numba_are_compared_as_numbers(version, taken, monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: version)
     if taken:
-        assert minicnn.engine._numba_is_installed()
+        assert versions.installed("numba")
     else:
-        with pytest.raises(ImportError, match=f"got version {re.escape(version)}, expected 0.61 or later"):
-            minicnn.engine._numba_is_installed()
+        with pytest.raises(ImportError, match=f"got version {re.escape(version)}, minicnn needs 0.61 or later"):
+            versions.installed("numba")
+
+
+def test_the_versions_are_those_that_the_project_names():
+    project = (HOUSE.parent / "pyproject.toml").read_text()
+    assert f'requires-python = ">={versions.OLDEST["Python"]}"' in project
+    for name in ("numpy", "numba"):
+        assert f'"{name}>={versions.OLDEST[name]}"' in project
 
 
 def test_a_backend_of_another_name_is_refused():

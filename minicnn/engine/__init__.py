@@ -9,14 +9,12 @@ it does not know which it gets. Numba is looked for only here, and loaded only w
 
 from __future__ import annotations
 
-import re
-from importlib import metadata
 from typing import TypeVar
 
+from minicnn import versions
 from minicnn.layers.base import Layer
 from minicnn.say import warn
 
-OLDEST_NUMBA = "0.61"
 Thing = TypeVar("Thing")
 
 
@@ -81,21 +79,7 @@ def get_threads() -> int:
     return threads.get_threads()
 
 
-def _numba_is_installed() -> bool:
-    """Whether there is a Numba; ImportError for one whose kernels would be wrong.
-
-    Before 0.61 its dispatcher confuses long signatures, and so runs one kernel in another's place (_typeof.cpp).
-    """
-    try:
-        version = metadata.version("numba")
-    except metadata.PackageNotFoundError:
-        return False
-    if [int(n) for n in re.findall(r"\d+", version)[:2]] < [int(n) for n in OLDEST_NUMBA.split(".")]:
-        raise ImportError(f"Numba: got version {version}, expected {OLDEST_NUMBA} or later: older ones compute wrongly")
-    return True
-
-
-_installed = _numba_is_installed()
+_installed = versions.installed("numba")
 _backend = "numba" if _installed else "numpy"
 if not _installed:
     warn("minicnn: Numba is not installed; networks run on NumPy, many times slower")
