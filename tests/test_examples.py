@@ -19,6 +19,7 @@ from minicnn import Sequential, optimizers
 from minicnn.callbacks import ReduceLROnPlateau
 from minicnn.data import load_fashion_mnist, save_csv
 from minicnn.engine.step import Step
+from minicnn.network import Network
 from minicnn.recipes import RECIPES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -258,3 +259,24 @@ def test_recipes_build_what_they_announce(name):
         assert make() is not make()
         schedule = recipe.schedule(make().learning_rate, 100)
         assert max(schedule(step) for step in range(100)) == pytest.approx(make().learning_rate)
+
+
+def test_a_convolution_by_hand_is_that_of_the_layer(capsys):
+    example = runpy.run_path(str(EXAMPLES / "convolution_by_hand.py"))
+    rng = np.random.default_rng(0)
+    image, kernel, dy = (rng.integers(-4, 5, shape) for shape in ((5, 7), (3, 3), (2, 3)))
+    layer = minicnn.Conv2D(1, 3, stride=2, padding="valid", use_bias=False)
+    Network([layer], (5, 7, 1), dtype="float64")
+    layer.w.value[..., 0, 0] = kernel
+    matrix, y = example["forward"](image, kernel)
+    np.testing.assert_array_equal(y, layer.forward(image[None, :, :, None].astype(float), training=True)[0, :, :, 0])
+    expected = layer.backward(dy[None, :, :, None].astype(float))[0, :, :, 0]
+    dw, dx = example["backward"](image, kernel, matrix, dy)
+    np.testing.assert_array_equal(dx, expected)
+    np.testing.assert_array_equal(dw, layer.w.grad[..., 0, 0])
+    np.testing.assert_array_equal(example["flipped"](kernel, dy), expected)
+    capsys.readouterr()
+    example["main"]()
+    said = capsys.readouterr().out
+    assert "the two ways to dx agree: True" in said and "<--" not in said
+    assert "  dx[2, 2] = 3 + 0 + -3 + 1 = 1\n" in said
