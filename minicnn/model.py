@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minicnn import model_files, profiler, training
+from minicnn import model_files, profiler, saliency, training
 from minicnn.layers import Layer
 from minicnn.layers.activations import softmax
 from minicnn.network import Network
@@ -28,6 +28,8 @@ class Sequential(Network):
     save = model_files.save_model
     load_weights = model_files.load_weights
     profile = profiler.profile
+    grad_cam = saliency.grad_cam
+    saliency = saliency.saliency
 
     def predict(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
         """The probability of each class: (n, classes), the softmax of `outputs`. For a regression, take `outputs`."""

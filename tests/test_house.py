@@ -23,7 +23,7 @@ LEVELS = """
     minicnn
     recipes
     model
-    training  profiler  gradcheck
+    training  profiler  gradcheck  saliency
     checkpoint
     callbacks  model_files
     run
