@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minicnn import model_files, profiler, saliency, training
+from minicnn import diagnose, model_files, profiler, saliency, training
 from minicnn.layers import Layer
 from minicnn.layers.activations import softmax
 from minicnn.network import Network
@@ -28,6 +28,7 @@ class Sequential(Network):
     save = model_files.save_model
     load_weights = model_files.load_weights
     profile = profiler.profile
+    diagnose = diagnose.diagnose
     grad_cam = saliency.grad_cam
     saliency = saliency.saliency
 

@@ -23,7 +23,7 @@ LEVELS = """
     minicnn
     recipes
     model
-    training  profiler  gradcheck  saliency
+    training  profiler  gradcheck  saliency  diagnose
     checkpoint
     callbacks  model_files
     run
