@@ -64,7 +64,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import ahead, compile, compiling, lanes, threads, winograd
+from minicnn.engine import ahead, compile, compiling, direct, lanes, threads, winograd
 from minicnn.engine.lanes import Block, best_block
 from minicnn.layers import sequence
 from minicnn.layers.windows import Window
@@ -278,6 +278,42 @@ def test_an_image_gives_the_same_bits_in_any_batch(r):
     y, dx, *_ = passes(network.steps, x, dy)
     for images in ([0], [1], [6], [6, 5, 4, 3, 2, 1, 0], [2, 2]):
         assert_same_bits(passes(network.steps, x[images], dy[images])[:2], [y[images], dx[images]])
+
+
+@pytest.fixture(params=[winograd, direct], ids=["winograd", "direct"])
+def one_convolution(request):
+    """An algorithm, a step that it runs, the step's weights, and images."""
+    c, f = vectors(np.float32, 2, 2)
+    network = network_of(Conv2D(f if request.param is winograd else 6, 3), (5, 4, c), np.float32)
+    return request.param, network.steps[0], network.layers[0].w.value, numbers(2, network)[0]
+
+
+def test_weights_in_use_are_packed_again_when_one_of_them_has_changed_and_only_then(one_convolution, monkeypatch):
+    (algorithm, step, w, x), packed = one_convolution, []
+    pack = algorithm.pack
+    monkeypatch.setattr(algorithm, "pack", lambda *arrays: packed.append(pack(*arrays)))
+    for place in (0, w.size // 2, -1):
+        w.flat[place] += 1
+        expected = step.forward(x, training=True).tobytes()
+        packed.clear()
+        assert [step.forward(x).tobytes() for _ in range(2)] == [expected] * 2
+        assert len(packed) == 1
+
+
+def test_packing_that_was_interrupted_begins_anew(one_convolution, monkeypatch):
+    algorithm, step, w, x = one_convolution
+    expected = step.forward(x).tobytes()
+
+    def interrupted(w, panels):
+        panels[...] = np.nan
+        raise KeyboardInterrupt
+
+    w *= 2
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(algorithm, "pack", interrupted)
+        step.forward(x)
+    w /= 2
+    assert step.forward(x).tobytes() == expected
 
 
 @pytest.mark.slow

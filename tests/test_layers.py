@@ -895,7 +895,8 @@ def ones(n, *shape):
     return np.ones((n, *shape), np.float32)
 
 
-def test_no_image_between_two_batches_changes_nothing():
+@BACKENDS
+def test_no_image_between_two_batches_changes_nothing(backend):
     model = Sequential([Conv2D(64, 3), Flatten(), Dense(2)], (4, 4, 64))
     x = np.random.default_rng(0).standard_normal((3, 4, 4, 64)).astype(np.float32)
     expected = model.forward(x).copy()
@@ -903,7 +904,8 @@ def test_no_image_between_two_batches_changes_nothing():
     np.testing.assert_array_equal(model.forward(x), expected)
 
 
-def test_weights_that_are_changed_in_place_count_at_once():
+@BACKENDS
+def test_weights_that_are_changed_in_place_count_at_once(backend):
     model = Sequential([Conv2D(64, 3, use_bias=False), Flatten(), Dense(2)], (4, 4, 64))
     model.forward(ones(1, 4, 4, 64))
     model.layers[0].w.value[...] = 0

@@ -733,6 +733,31 @@ def test_a_step_takes_the_optimizers_own_rate_unless_told():
         assert parameters.values.tolist() == [1 - options.get("rate", 0.25)] * 2
 
 
+def test_a_gradient_whose_squares_overflow_is_clipped_to_its_norm():
+    parameters = Parameters("float32")
+    parameters.add("w", (2,), lambda shape, rng: np.zeros(shape))
+    parameters.allocate(np.random.default_rng(0))
+    parameters.grads[:] = 3e30, 4e30
+    optimizers.SGD(1.0, clip_norm=5).step(parameters)
+    np.testing.assert_allclose(parameters.values, [-3, -4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "defaults"),
+    [
+        (optimizers.SGD, {"learning_rate": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}),
+        (optimizers.RMSprop, {"learning_rate": 1e-3, "rho": 0.9, "epsilon": 1e-7, "weight_decay": 0}),
+        (optimizers.Adam, {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0}),
+        (
+            optimizers.AdamW,
+            {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01},
+        ),
+    ],
+)
+def test_optimizers_have_the_usual_defaults(kind, defaults):
+    assert {name: vars(kind())[name] for name in defaults} == defaults
+
+
 def test_an_optimizer_used_for_another_model_starts_afresh():
     x, y = blobs()
     used, fresh = optimizers.Adam(0.1), optimizers.Adam(0.1)
@@ -757,7 +782,7 @@ def test_an_optimizer_that_takes_back_its_state_goes_on_to_the_bit(make, by_hand
 
     first, model = make(), linear()
     steps(first, model.parameters, grads[:3])
-    state, weights = copy.deepcopy(first.state()), model.parameters.state()
+    state, weights = first.state(), model.parameters.state()
     kept = copy.deepcopy(state)
     assert state["steps"] == 3  # a fast twin's steps are the optimizer's own
     assert set(state) == {"steps", *first.moments}
