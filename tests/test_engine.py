@@ -164,7 +164,7 @@ def passes(parts, x, dy):
 # ---------------------------------------------------------------------------------------------------------------
 # Winograd's convolution
 
-WHOLE, HALVES = [(2, 2), (4, 2)], [(1, 1), (1, 3)]  # channels and filters, in halves of the widest vector
+WHOLE, HALVES = [(2, 2), (4, 2)], [(1, 2), (2, 1), (1, 3)]  # channels and filters, in halves of the widest vector
 FLOATS = pytest.mark.parametrize(
     ("dtype", "tolerance", "channels"),
     [  # for each row kernels of its own are compiled
@@ -252,6 +252,15 @@ def test_winograd_leaves_all_other_shapes_to_the_direct_algorithm():
     network = network_of(Conv2D(f, 3), (9, 8, c), np.float32)
     y, dx, dw, db = passes(network.steps, *numbers(0, network))
     assert (y.shape, dx.shape, dw.any(), db.any()) == ((0, 9, 8, f), (0, 9, 8, c), False, False)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_winograd_takes_vectors_that_divide_channels_and_filters_the_widest_there_are(dtype):
+    widest = best_block(dtype).shape[1]
+    for halves in itertools.product((1, 2, 3, 4), repeat=2):
+        c, f = vectors(dtype, *halves)
+        *_, lanes = winograd.packed_shape((3, 3, c, f), np.dtype(dtype))
+        assert lanes == (widest if c % widest == f % widest == 0 else widest // 2)
 
 
 @SIZES
@@ -716,6 +725,17 @@ def at_once(*jobs):
 
 def often(job, times=5):
     return lambda: [job() for _ in range(times)]
+
+
+@pytest.mark.parametrize("work", [0, threads.SMALL])
+def test_a_kernel_whose_scratch_finds_no_memory_is_an_error_and_leaves_the_pool_to_others(work):
+    @threads.parallel
+    def scratch_of(part, size, out):
+        out[part] = np.empty(size, np.uint8)[part]
+
+    with pytest.raises(MemoryError, match="scratch_of: no memory for its scratch"):
+        scratch_of(work, 2**62, np.zeros(threads.PARTS, np.uint8))
+    assert not threads._pool.locked()
 
 
 def test_two_threads_that_train_two_models_learn_what_each_learns_alone(nothing_is_small):

@@ -921,6 +921,27 @@ def test_a_backward_pass_does_not_cross_a_change_of_the_backend():
         model.steps, model.backward(ones(1, 2))
 
 
+class Careless(Layer):
+    """A user's own layer that makes rows of what it gets, and does not put the shape back."""
+
+    def forward(self, x, training=False):
+        x.shape = len(x), -1
+        return (2 * x).reshape(len(x), *self.output_shape)
+
+    backward = forward
+
+
+@BACKENDS
+def test_a_layer_may_change_the_shape_of_what_it_gets(backend):
+    model, found = Sequential([Conv2D(2, 3), Careless(), MaxPool2D(), Flatten(), Dense(2)], IMAGE), []
+    for _ in range(2):
+        found.append([model.forward(ones(5, *IMAGE), training).copy() for training in (False, True)])
+        model.backward(ones(5, 2))
+        found[-1].append(model.parameters.grads.copy())
+    for first, second in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 @BACKENDS
 def test_an_output_may_be_fed_back_in(backend):
     model = Sequential([DepthwiseConv2D(3), Tanh()], (5, 5, 2), seed=1)

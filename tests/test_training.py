@@ -9,6 +9,7 @@ import io
 import math
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
 import numpy as np
@@ -492,6 +493,7 @@ IMAGES, LABELS = np.zeros((6, 28, 28, 1), np.uint8), np.arange(6)
         (IMAGES, LABELS, {"class_weight": [1.0] * 9}, DataError, "class_weight: got .*, expected 10 positive numbers"),
         (IMAGES, LABELS, {"class_weight": {10: 1.0}}, DataError, "class_weight: got class 10, expected 0 to 9"),
         (IMAGES, LABELS, {"class_weight": {1: -1.0}}, DataError, "class_weight: got .*, expected 10 positive numbers"),
+        (IMAGES, LABELS, {"class_weight": {1: 0.0}}, DataError, "class_weight: got .*, expected 10 positive numbers"),
         (
             IMAGES,
             np.eye(6, 10),
@@ -931,6 +933,11 @@ def test_cosine():
     assert found == pytest.approx([2, 0.5 + 1.5 * (1 + math.sqrt(0.5)) / 2, 1.25, 0.5, 0.5])
 
 
+def test_of_no_steps_a_schedule_has_its_end():
+    assert values(schedules.cosine(2.0, 0, final=0.5), [0, 1]) == pytest.approx([2, 0.5])
+    assert schedules.one_cycle(2.0, 0, final=0.5)(0) == pytest.approx(1)
+
+
 def test_one_cycle_rises_to_its_peak_and_falls_to_its_end():
     schedule = schedules.one_cycle(4.0, 100, warm=0.25, start=0.1, final=0.01)
     found = values(schedule, range(100))
@@ -1056,6 +1063,11 @@ def test_reduce_on_plateau_never_raises_the_rate():
     assert train(linear(), *blobs(), epochs=4, **options)["learning_rate"] == [0.1] * 4
 
 
+def test_reduce_on_plateau_leaves_a_rate_of_0_alone():
+    options = {"schedule": schedules.constant(0.0), "callbacks": [Script([1] * 3), ReduceLROnPlateau(patience=1)]}
+    assert train(linear(), *blobs(), epochs=3, **options)["learning_rate"] == [0] * 3
+
+
 def test_csv_logger_writes_the_history(tmp_path):
     path = tmp_path / "a history.csv"
     path.write_text("something old\n" * 9)
@@ -1081,24 +1093,35 @@ def test_csv_logger_writes_each_epoch_at_once(tmp_path):
 
 
 class Plant(Callback):
-    """Puts NaN into one weight after a step."""
+    """Puts NaN into one weight after a step, or into another of the model's vectors."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, name="values"):
+        self.step, self.name = step, name
 
     def on_step_end(self, run):
         if run.step == self.step:
-            run.model.parameters.values[0] = np.nan
+            getattr(run.model.parameters, self.name)[0] = np.nan
 
 
-def test_terminate_on_nan_names_the_step_after_which_a_weight_was_nan():
-    with pytest.raises(DivergedError, match=r"values: got NaN or infinity at step 3 \(epoch 2\)"):
-        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(4), TerminateOnNaN()])
+@pytest.mark.parametrize("name", ["values", "grads"])
+def test_terminate_on_nan_names_the_step_after_which_a_weight_was_nan(name):
+    with pytest.raises(DivergedError, match=rf"{name}: got NaN or infinity at step 3 \(epoch 2\)"):
+        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(4, name), TerminateOnNaN()])
 
 
-def test_weights_that_are_nan_after_an_epochs_last_step_are_found():
+@pytest.mark.parametrize("name", ["values", "statistics"])
+def test_weights_that_are_nan_after_an_epochs_last_step_are_found(name):
+    model = Sequential([BatchNorm(), Dense(3)], (4,))
     with pytest.raises(DivergedError, match=r"weights: got NaN or infinity after step 1 \(epoch 1\)"):
-        train(linear(), *blobs(), epochs=3, batch_size=20, callbacks=[Plant(2)])
+        train(model, *blobs(), epochs=3, batch_size=20, callbacks=[Plant(2, name)])
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_an_infinite_loss_on_the_validation_data_is_found():
+    x, _ = blobs()
+    held_out = x, np.full((40, 3), 1e30)
+    with pytest.raises(DivergedError, match=r"val_loss: got inf after step 0 \(epoch 1\)"):
+        train(linear(), x, np.zeros((40, 3)), loss="mean_squared_error", validation_data=held_out)
 
 
 def test_a_loss_that_is_nan_names_its_step():
@@ -1142,11 +1165,28 @@ def test_ctrl_c_leaves_the_model_usable(sample):
     model, watch = tiny(), Watch()
     before = model.get_weights()[0]
     with pytest.raises(KeyboardInterrupt):
-        train(model, x, y, epochs=5, batch_size=16, callbacks=[watch, Interrupt()])
+        train(model, x, y, epochs=5, batch_size=16, callbacks=[watch, EarlyStopping("loss"), Interrupt()])
     assert (watch.steps, watch.ends) == (3, 1)
     assert not np.array_equal(model.get_weights()[0], before)  # what was learnt is kept
     assert np.isfinite(model.predict(x)).all()
     assert len(train(model, x, y, epochs=2)["loss"]) == 2
+
+
+def test_early_stopping_and_set_weights_wait_for_another_threads_prediction():
+    model, before = linear(), linear().get_weights()
+    stopping, run = EarlyStopping("loss"), SimpleNamespace(metrics={"loss": 1.0}, model=model)
+    stopping.on_train_begin(run)
+    stopping.on_epoch_end(run)
+    model.parameters.values += 1
+    for change in (lambda: stopping.on_train_end(run), lambda: model.set_weights([w + 2 for w in before])):
+        now = model.get_weights()[0]
+        with ThreadPoolExecutor(1) as pool:
+            with model.lock:
+                changing = pool.submit(change)
+                assert not wait([changing], timeout=0.1).done
+                np.testing.assert_array_equal(model.get_weights()[0], now)
+            changing.result()
+        assert not np.array_equal(model.get_weights()[0], now)
 
 
 def test_monitors_by_themselves():
