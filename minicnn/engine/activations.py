@@ -11,7 +11,7 @@ import numpy as np
 
 from minicnn import layers
 from minicnn.engine.compiling import helper
-from minicnn.engine.memory import Turns
+from minicnn.engine.memory import Turns, contiguous
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, chunk, parallel
 from minicnn.layers.base import Layer
@@ -22,7 +22,7 @@ TANH = 400  # multiply-adds that take as long as a hyperbolic tangent
 
 def flat(x: np.ndarray) -> np.ndarray:
     """All numbers of an array, one after another."""
-    return np.ascontiguousarray(x).reshape(-1)
+    return contiguous(x).reshape(-1)
 
 
 @helper

@@ -14,7 +14,7 @@ import numpy as np
 
 from minicnn.engine import direct, winograd
 from minicnn.engine.compiling import kernel
-from minicnn.engine.memory import empty, scratch
+from minicnn.engine.memory import contiguous, empty, scratch
 from minicnn.engine.step import Step
 
 
@@ -24,7 +24,7 @@ class Convolution(Step):
     fuses_relu = True
 
     def forward(self, x, training=False):
-        layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
+        layer, x, y = self.layer, contiguous(x), self.y(x, training)
         b = layer.b.value if layer.use_bias else None
         if self._takes_winograd(x):
             w = self._packed(winograd.packed_shape(layer.w.shape, x.dtype), winograd.pack, training)
@@ -52,7 +52,7 @@ class Convolution(Step):
         return packed
 
     def backward(self, dy):
-        (x, y), layer, dy = self.saved, self.layer, np.ascontiguousarray(dy)
+        (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
         w, dw = layer.w.value, layer.w.grad
         db = layer.b.grad if layer.use_bias else None
         dx = self.dx(x.shape, x.dtype)

@@ -23,7 +23,7 @@ from minicnn.engine.lanes import (
     transpose,
     zeros,
 )
-from minicnn.engine.memory import scratch
+from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import outer_product, rows_by_matrix, rows_by_panel
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, get_threads, parallel
@@ -191,14 +191,14 @@ class Dense(Step):
     fuses_relu = True
 
     def forward(self, x, training=False):
-        layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
+        layer, x, y = self.layer, contiguous(x), self.y(x, training)
         _matmul(x, layer.w.value, False, layer.b.value if layer.use_bias else None, self.relu, y)
         if training:
             self.save_for_backward(x, y)
         return y
 
     def backward(self, dy):
-        (x, y), layer, dy = self.saved, self.layer, np.ascontiguousarray(dy)
+        (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
         (n, f), (rows, lanes), w = dy.shape, best_block(x.dtype).shape, layer.w
         padded, db = scratch("dy", (n, -(-f // lanes) * lanes), x.dtype), scratch("db", (f,), x.dtype)
         _gate(dy, y, self.relu, padded, db)

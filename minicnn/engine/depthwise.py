@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.engine.memory import scratch
+from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, parallel
 
@@ -71,7 +71,7 @@ class Depthwise(Step):
     fuses_relu = True
 
     def forward(self, x, training=False):
-        layer, x, y = self.layer, np.ascontiguousarray(x), self.y(x, training)
+        layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         _forward(4 * y.size * w[..., 0].size, x, w, bias, stride, (top, left), dilation, self.relu, y)
@@ -80,7 +80,7 @@ class Depthwise(Step):
         return y
 
     def backward(self, dy):
-        (x, y), layer, dy = self.saved, self.layer, np.ascontiguousarray(dy)
+        (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         tasks = min(len(x), 16)
         dws, dbs = scratch("dw", (tasks, *w.shape), x.dtype), scratch("db", (tasks, w.shape[2]), x.dtype)

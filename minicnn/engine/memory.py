@@ -24,6 +24,11 @@ def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
+def contiguous(x: np.ndarray) -> np.ndarray:
+    """The array, or a copy of one that is not contiguous or is read-only: for each such type a kernel would be compiled."""
+    return np.ascontiguousarray(x) if x.flags.writeable else np.array(x, order="C")
+
+
 class Piece:
     """A piece of memory for one array at a time, as large as the largest that it was asked for."""
 

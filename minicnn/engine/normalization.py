@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn.engine.lanes import fma, gate, load, load_prefetching, maximum0, one_row, store, store_prefetching, zeros
-from minicnn.engine.memory import scratch
+from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
 
@@ -113,7 +113,7 @@ class BatchNorm(Step):
     fuses_relu = True
 
     def forward(self, x, training=False):
-        layer, dtype, c, x = self.layer, x.dtype, x.shape[-1], np.ascontiguousarray(x)
+        layer, dtype, c, x = self.layer, x.dtype, x.shape[-1], contiguous(x)
         y, rows = self.y(x, training), x.reshape(-1, c)
         mean, variance = layer.mean.value, layer.variance.value
         if training:
@@ -131,7 +131,7 @@ class BatchNorm(Step):
     def backward(self, dy):
         """The layer's formula for dx, collected into one number each for dy, x and 1."""
         (x, y, mean, inverse_std), layer, (dtype, c) = self.saved, self.layer, (dy.dtype, dy.shape[-1])
-        dy, x, y = (array.reshape(-1, c) for array in (np.ascontiguousarray(dy), x, y))
+        dy, x, y = (array.reshape(-1, c) for array in (contiguous(dy), x, y))
         block, m = one_row(c, dtype), len(x)
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
         _sums_backward(MOVED * x.size, block, dy, x, y, mean.astype(dtype), self.relu, sums, products)

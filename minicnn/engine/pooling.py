@@ -11,6 +11,7 @@ import numpy as np
 
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import fill, larger, load_prefetching, one_row, only_where, store, store_prefetching, zeros
+from minicnn.engine.memory import contiguous
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, chunk, parallel
 
@@ -93,7 +94,7 @@ class MaxPool(Step):
     """MaxPool2D; which pixel won a window is kept as its number, counted row by row."""
 
     def forward(self, x, training=False):
-        (size, stride, ((top, _), (left, _)), _), x = self.layer.window, np.ascontiguousarray(x)
+        (size, stride, ((top, _), (left, _)), _), x = self.layer.window, contiguous(x)
         y = self.y(x, training)
         winner = self.buffer("winner", y.shape, _index_type(size))
         _max_pool(MOVED * x.size, one_row(x.shape[3], x.dtype), x, size, stride, (top, left), y, winner)
@@ -102,7 +103,7 @@ class MaxPool(Step):
         return y
 
     def backward(self, dy):
-        (winner, x_shape), dy = self.saved, np.ascontiguousarray(dy)
+        (winner, x_shape), dy = self.saved, contiguous(dy)
         size, stride, padding, _ = self.layer.window
         dx = self.dx(x_shape, dy.dtype)
         if not self.needs_dx:
@@ -158,7 +159,7 @@ class AveragePool(Step):
     """AveragePool2D."""
 
     def forward(self, x, training=False):
-        (size, stride, ((top, _), (left, _)), _), x = self.layer.window, np.ascontiguousarray(x)
+        (size, stride, ((top, _), (left, _)), _), x = self.layer.window, contiguous(x)
         y = self.y(x, training)
         _average_pool(MOVED * x.size, x, size, stride, (top, left), y)
         if training:
@@ -169,7 +170,7 @@ class AveragePool(Step):
         (x_shape,), (size, stride, ((top, _), (left, _)), _) = self.saved, self.layer.window
         dx = self.dx(x_shape, dy.dtype)
         if self.needs_dx:
-            _average_pool_backward(MOVED * dx.size, np.ascontiguousarray(dy), size, stride, (top, left), dx)
+            _average_pool_backward(MOVED * dx.size, contiguous(dy), size, stride, (top, left), dx)
         return dx
 
 
@@ -202,7 +203,7 @@ class GlobalAveragePool(Step):
     def forward(self, x, training=False):
         n, h, w, c = x.shape
         y = self.y(x, training)
-        _global_average(MOVED * x.size, np.ascontiguousarray(x).reshape(n, h * w, c), y)
+        _global_average(MOVED * x.size, contiguous(x).reshape(n, h * w, c), y)
         if training:
             self.save_for_backward(x.shape)
         return y
@@ -211,7 +212,7 @@ class GlobalAveragePool(Step):
         ((n, h, w, c),) = self.saved
         dx = self.dx((n, h, w, c), dy.dtype)
         if self.needs_dx:
-            _global_average_backward(MOVED * dx.size, np.ascontiguousarray(dy), dx.reshape(n, h * w, c))
+            _global_average_backward(MOVED * dx.size, contiguous(dy), dx.reshape(n, h * w, c))
         return dx
 
 
@@ -230,7 +231,7 @@ class GlobalMaxPool(Step):
         n, h, w, c = x.shape
         y, winner = self.y(x, training), self.buffer("winner", (n, c), _index_type((h, w)))
         shape, image = (n, 1, 1, c), ((h, w), (1, 1), (0, 0))
-        block, x = one_row(c, x.dtype), np.ascontiguousarray(x)
+        block, x = one_row(c, x.dtype), contiguous(x)
         _max_pool(MOVED * x.size, block, x, *image, y.reshape(shape), winner.reshape(shape))
         if training:
             self.save_for_backward(winner, x.shape)
@@ -240,5 +241,5 @@ class GlobalMaxPool(Step):
         winner, (n, h, w, c) = self.saved
         dx = self.dx((n, h, w, c), dy.dtype)
         if self.needs_dx:
-            _global_max_backward(MOVED * dx.size, np.ascontiguousarray(dy), winner, dx.reshape(n, h * w, c))
+            _global_max_backward(MOVED * dx.size, contiguous(dy), winner, dx.reshape(n, h * w, c))
         return dx

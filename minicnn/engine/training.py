@@ -13,7 +13,7 @@ import numpy as np
 from minicnn import inputs, losses, optimizers
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import Block, best_block, fill, fma, load_prefetching, sqrt, store, zeros
-from minicnn.engine.memory import Piece
+from minicnn.engine.memory import Piece, contiguous
 from minicnn.engine.threads import MOVED, chunk, parallel
 
 
@@ -114,7 +114,7 @@ class FastCrossEntropy(losses.CrossEntropy):
 
     def formula(self, logits, truth, weights):
         dlogits = np.empty_like(logits, order="C")
-        return _cross_entropy(np.ascontiguousarray(logits), np.ascontiguousarray(truth), weights, dlogits), dlogits
+        return _cross_entropy(contiguous(logits), contiguous(truth), weights, dlogits), dlogits
 
 
 # An optimizer's formula is written once, for vectors: wide ones, and for the rest of a part vectors of one number.
