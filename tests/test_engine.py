@@ -1196,6 +1196,16 @@ def test_compiling_ahead_leaves_only_what_the_forward_pass_needs(tmp_path):
     assert run(compiled_by_a_training_step, XDG_CACHE_HOME=tmp_path).splitlines()[-1].split() == FORWARD
 
 
+def test_a_read_only_array_needs_no_kernel_of_its_own():
+    (step,) = network_of(LeakyReLU(), (5,), np.float32).steps
+    x = np.ones((2, 5), np.float32)
+    expected = passes([step], x, x)
+    x.flags.writeable = False
+    with event.install_recorder("numba:compile") as compiled:
+        assert_same_bits(passes([step], x, x), expected)
+    assert compiled.buffer == []
+
+
 @pytest.mark.slow
 def test_two_cold_processes_at_once_share_a_cache(tmp_path, expected):
     both = [start(tiny_prediction, XDG_CACHE_HOME=tmp_path) for _ in range(2)]
