@@ -4,8 +4,8 @@ DRAWN says how to draw a layer of each type and the shape of its input; `passes`
 pass compute, and sees to it that nothing else was touched. One family of tests then runs over all types, and over whole
 networks, where the engine runs several layers as one.
 
-A kernel is compiled for each dtype, vector width and permission to write that it meets, in seconds. So float32 runs on
-many channels, and float64 on few channels, in any order of memory.
+A kernel is compiled for each dtype and vector width that it meets, in seconds. So float32 runs on many channels, and
+float64 on few channels, in any order of memory.
 """
 
 from __future__ import annotations
@@ -954,7 +954,7 @@ def test_set_threads_refuses_what_is_no_number_of_threads(n):
 
 
 def test_steps_can_be_stepped_through_as_plain_python():
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__]
     chosen = [
         "-k",
         "(any_order_of_memory or computes_no_dx) and (Conv2D or Dense or MaxPool2D or BatchNorm or Residual)",
