@@ -39,12 +39,15 @@ from minicnn import (
 from minicnn.errors import ShapeError
 from minicnn.parameters import Parameters
 
-IMAGE, FLAT = (4, 3, 2), (6,)
+IMAGE, FLAT = (
+    (4, 3, 4),
+    (12,),
+)  # nearly all channels here are multiples of 4: for other widths other kernels are compiled
 EVERY = [
     (Conv2D(3, 2), IMAGE),
-    (Conv2D(2, (3, 2), stride=(2, 1), padding="valid", activation="relu"), IMAGE),
+    (Conv2D(4, (3, 2), stride=(2, 1), padding="valid", activation="relu"), IMAGE),
     (Conv2D(4, 2, padding=(2, 1), dilation=(1, 2), groups=2, use_bias=False), IMAGE),
-    (Conv2D(2, 1, stride=2, activation="gelu", kernel_initializer="glorot"), IMAGE),
+    (Conv2D(4, 1, stride=2, activation="gelu", kernel_initializer="glorot"), IMAGE),
     (DepthwiseConv2D(2), IMAGE),
     (DepthwiseConv2D((2, 3), stride=2, padding=1, dilation=(2, 1), use_bias=False, activation="tanh"), IMAGE),
     (Dense(3), FLAT),
@@ -66,7 +69,7 @@ EVERY = [
     (GELU(), FLAT),
     (SiLU(), IMAGE),
     (Softmax(), FLAT),
-    (Residual(Conv2D(2, 3), ReLU(), activation="relu"), IMAGE),
+    (Residual(Conv2D(4, 3), ReLU(), activation="relu"), IMAGE),
     (Residual(BatchNorm(), Conv2D(3, 3, stride=2), projection=Conv2D(3, 1, stride=2), activation="silu"), IMAGE),
     (Residual(Residual(Dropout(0.5)), Tanh()), FLAT),
 ]
