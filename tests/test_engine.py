@@ -1044,6 +1044,35 @@ def test_without_a_folder_to_write_to_kernels_run_all_the_same(xdg, tmp_path, ex
     assert run(tiny_prediction, TMPDIR=tmp_path, **settings) == expected
 
 
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """Asks where the kernels of a source of two files are kept."""
+    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "compiling.py"))
+    monkeypatch.setattr(compiling.config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("compiling.py", "lanes.py"):
+        (tmp_path / name).touch()
+    return compiling._cache_folder.__wrapped__
+
+
+def test_each_state_of_the_source_has_a_folder_of_its_own_and_what_nobody_ran_for_a_month_goes(cache_folder, tmp_path):
+    ages = {}
+    for days in (29, 31, 32):
+        (tmp_path / "lanes.py").write_text(f"# {days}")
+        ages[days] = cache_folder()
+    assert len(set(ages.values())) == 3
+    for days, folder in ages.items():
+        os.utime(folder, (time.time() - days * 24 * 3600,) * 2)
+    assert cache_folder() == ages[32]  # in use again
+    assert [os.path.exists(folder) for folder in ages.values()] == [True, False, True]
+
+
+def test_a_folder_for_caches_that_depends_on_where_a_program_starts_is_not_used(cache_folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert cache_folder() is None
+
+
 def cut(data):
     return data[: len(data) // 2]
 

@@ -381,10 +381,10 @@ def test_convolution_agrees_on_more_images_and_weights_than_tasks_have_room_for(
     assert_alike(network, engine_steps(network), x, dy)
 
 
-@pytest.mark.parametrize("halves", [1, 3, 5, 7])
-def test_a_first_layers_weights_and_bias_for_any_number_of_half_vectors(halves):
+@pytest.mark.parametrize(("halves", "groups"), [(1, 1), (3, 1), (5, 1), (7, 1), (2, 2)])
+def test_a_first_layers_weights_and_bias_for_any_number_of_half_vectors(halves, groups):
     f, rng = halves * lanes.best_block(np.float32).shape[1] // 2, np.random.default_rng(0)
-    network = Network([Conv2D(f, 3, activation="relu")], (6, 5, 2))
+    network = Network([Conv2D(f, 3, groups=groups, activation="relu")], (6, 5, 2))
     x, dy = (rng.standard_normal(shape, np.float32) for shape in [(19, 6, 5, 2), (19, 6, 5, f)])
     *_, dw, db = passes(network, network.layers, x, dy)
     network.forward(x, True)

@@ -6,6 +6,7 @@ import copy
 import csv
 import errno
 import io
+import itertools
 import math
 import sys
 import threading
@@ -31,6 +32,7 @@ from minicnn import (
     engine,
     optimizers,
     schedules,
+    training,
 )
 from minicnn.callbacks import (
     Callback,
@@ -382,6 +384,12 @@ def test_history_has_one_number_an_epoch(sample):
     assert history["learning_rate"] == [1e-3] * 3
     found = model.evaluate(x[:20], y[:20])
     assert (history["val_loss"][-1], history["val_accuracy"][-1]) == pytest.approx(found)
+
+
+def test_each_epoch_has_its_own_seconds(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert train(linear(), *blobs(), epochs=3, batch_size=20)["seconds"] == [2] * 3  # a tick after each of two steps
 
 
 def test_a_schedule_counts_steps_over_all_epochs():
@@ -891,7 +899,15 @@ def test_a_run_takes_back_where_it_was_and_refuses_what_cannot_be():
         setattr(other, name, 0)
     other.history.clear()
     untouched = copy.deepcopy(other.state())
-    for wrong in ({"epoch": 5}, {"batch": 3}, {"seen": 41}, {"correct": -1}, {"total": math.nan}, {"history": {}}):
+    for wrong in (
+        {"epoch": 5},
+        {"batch": 3},
+        {"seen": 41},
+        {"seen": 19},
+        {"correct": -1},
+        {"total": math.nan},
+        {"history": {}},
+    ):
         with pytest.raises(ValueError, match=rf"{next(iter(wrong))}: (got|expected)"):
             other.restore(state | {"history": dict(state["history"])} | wrong)
         assert other.state() == untouched
