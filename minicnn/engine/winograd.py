@@ -502,9 +502,10 @@ def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
     tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
     u = np.empty(0, dtype)
     if needs_dx:
-        w = np.ascontiguousarray(w.swapaxes(2, 3))
-        u = scratch("panels", packed_shape(w.shape, dtype), dtype)
-        pack(w, u)
+        turned = scratch("turned", (r, r, f, c), dtype)
+        turned[...] = w.swapaxes(2, 3)
+        u = scratch("panels", packed_shape(turned.shape, dtype), dtype)
+        pack(turned, u)
     partial, sums = scratch("partial", (tasks, 36 * c * f), dtype), scratch("db", (tasks, f), dtype)
     _backward(
         2 * dy.size * r * r * c,
