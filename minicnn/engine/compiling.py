@@ -21,6 +21,7 @@ import numba
 from numba import config, njit
 from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from numba.core.compiler_lock import global_compiler_lock
 
 from minicnn.say import warn
 
@@ -184,3 +185,12 @@ def _cache_folder() -> str | None:
         except OSError:
             continue
     return None
+
+
+if hasattr(os, "register_at_fork"):
+    # A child forked while another thread compiles would wait for ever for that thread, which it does not have.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
