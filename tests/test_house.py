@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ README = HOUSE.parent / "README.md"
 # From top to bottom: a module, or a package as a whole, imports what stands on lines below its own and nothing else.
 LEVELS = """
     minicnn
+    learn
     recipes
     model
     training  profiler  gradcheck  saliency  diagnose
@@ -175,7 +177,7 @@ def test_every_public_name_is_there_once():
 
 def test_what_the_readme_uses_is_public():
     text = README.read_text(encoding="utf-8")
-    named = {(None, name) for name in re.findall(r"\bminicnn\.([A-Za-z]\w*)", text)}
+    named = {(None, name) for name in re.findall(r"(?<!-m )\bminicnn\.([A-Za-z]\w*)", text)}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "minicnn":
@@ -184,6 +186,10 @@ def test_what_the_readme_uses_is_public():
     for module, name in named:
         inside = importlib.import_module(f"minicnn.{module}") if module else minicnn
         assert name in inside.__all__, f"README uses {inside.__name__}.{name}"
+    programs = set(re.findall(r"python -m (minicnn[\w.]*)", text))
+    assert {"minicnn.data", "minicnn.learn.museum"} <= programs
+    for program in programs:
+        assert importlib.util.find_spec(f"{program}.__main__"), f"README runs {program}"
 
 
 # ---------------------------------------------------------------------------------------------------------------
