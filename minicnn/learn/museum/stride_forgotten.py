@@ -3,8 +3,8 @@
 What was wrong. Forward puts window (i, j) at pixel (i * stride, j * stride). Backward looked for it at pixel (i, j), so
 the gradients of x and w were taken from the wrong pixels.
 
-Where it was found. Kulbear/deep-learning-coursera #34, mended there in January 2018; the same in
-enggen/Deep-Learning-Coursera #7, a year later: solutions to the same exercise.
+Where it was found. Kulbear/deep-learning-coursera #34, a pull request of January 2018, merged; and again, in 2019, in
+enggen/Deep-Learning-Coursera #7: solutions to the same exercise.
 
 Why nobody noticed. Shapes are right, and at stride 1 so is everything else.
 
