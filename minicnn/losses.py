@@ -39,7 +39,11 @@ class CrossEntropy:
         return self.formula(outputs, truth, weights / weights.sum())
 
     def formula(self, logits: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """loss = -sum(weight * truth * log(softmax(logits))), and dlogits = weight * (softmax(logits) - truth).
+        """The loss and its gradient, dlogits.
+
+        loss = -sum(weight * truth * log(softmax(logits)))
+
+        dlogits = weight * (softmax(logits) - truth)
 
         logits and truth (n, classes), each row of truth of sum 1; weights (n,) of sum 1, one for each row.
         """

@@ -23,19 +23,39 @@ def convolve(x: np.ndarray, w: np.ndarray, window: Window) -> np.ndarray:
     return (matrix @ w.reshape(kh * kw * c, -1)).reshape(n, oh, ow, w.shape[3])
 
 
-def convolve_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
-    """(dx, dw): the chain rule through y = matrix @ w, each row of the matrix being a window of x.
+def convolve_db(dy: np.ndarray) -> np.ndarray:
+    """db (f,): b was added for every image and at every position.
 
-    dw = matrix.T @ dy        number k of the weights met matrix[row, k] in every row
-    dmatrix = dy @ w.T        number k of a window met w[k, f] for every filter f
-    dx = every row of dmatrix, added back onto the pixels of its window
+    So db is the sum of dy (n, oh, ow, f) over all of them.
+    """
+    return dy.sum(axis=(0, 1, 2))
+
+
+def convolve_dw(dy: np.ndarray, x: np.ndarray, window: Window) -> np.ndarray:
+    """dw (kh, kw, c, f) from dy (n, oh, ow, f) and x (n, h, w, c): the chain rule through y = matrix @ w.
+
+    Each row of the matrix is a window of x, and number k of the weights met matrix[row, k] in every row.
+
+    dw = matrix.T @ dy
     """
     patches = windows(x, window)
-    n, oh, ow, kh, kw, c = patches.shape
-    matrix, dy = patches.reshape(n * oh * ow, kh * kw * c), dy.reshape(n * oh * ow, w.shape[3])
-    dw = (matrix.T @ dy).reshape(w.shape)
-    dmatrix = dy @ w.reshape(kh * kw * c, -1).T
-    return add_windows(dmatrix.reshape(patches.shape), x.shape, window), dw
+    (n, oh, ow, kh, kw, c), f = patches.shape, dy.shape[3]
+    matrix = patches.reshape(n * oh * ow, kh * kw * c)
+    return (matrix.T @ dy.reshape(n * oh * ow, f)).reshape(kh, kw, c, f)
+
+
+def convolve_dx(dy: np.ndarray, w: np.ndarray, x_shape: tuple[int, ...], window: Window) -> np.ndarray:
+    """dx (n, h, w, c) from dy (n, oh, ow, f) and w (kh, kw, c, f): the chain rule through y = matrix @ w.
+
+    Each row of the matrix is a window of x, and number k of a window met w[k, f] for every filter f.
+
+    dmatrix = dy @ w.T
+    dx = every row of dmatrix, added back onto the pixels of its window
+    """
+    n, oh, ow, f = dy.shape
+    kh, kw, c, _ = w.shape
+    dmatrix = dy.reshape(n * oh * ow, f) @ w.reshape(kh * kw * c, f).T
+    return add_windows(dmatrix.reshape(n, oh, ow, kh, kw, c), x_shape, window)
 
 
 class _Convolution(Layer):
@@ -71,8 +91,8 @@ class Conv2D(_Convolution):
                         padded[n, i*stride + p*dilation, j*stride + q*dilation, c] * w[p, q, c, f]
 
     (h, w, c) to (oh, ow, filters), weights w (kh, kw, c/groups, filters) and b (filters,). It is a dense layer on every
-    window: lay each window out as the row of a matrix, and the whole is one product. See `convolve_backward` for dx and
-    dw; b was added at every position, so db is the sum of dy over all of them.
+    window: lay each window out as the row of a matrix, and the whole is one product. See `convolve_db`,
+    `convolve_dw` and `convolve_dx` for the way back.
 
     kernel_size, stride and dilation are an int or a pair (rows, columns); padding is "same" (ceil(input / stride)
     positions out), "valid" (none), an int or a pair of pixels on each side. With groups, channels and filters are dealt
@@ -119,13 +139,12 @@ class Conv2D(_Convolution):
         (x,) = self.saved
         dy = self.activate.backward(dy)
         if self.use_bias:
-            self.b.grad[...] = dy.sum(axis=(0, 1, 2))
+            self.b.grad[...] = convolve_db(dy)
         dx = np.empty_like(x)
         arrays = [self._bundles(array) for array in (dy, x, self.w.value, dx, self.w.grad)]
-        for dyg, xg, wg, dxg, dwg in zip(
-            *arrays, strict=True
-        ):  # dxg and dwg are views: what is written lands in dx, dw
-            dxg[...], dwg[...] = convolve_backward(dyg, xg, wg, self.window)
+        for dyg, xg, wg, dxg, dwg in zip(*arrays, strict=True):  # dxg and dwg are views of dx and dw
+            dxg[...] = convolve_dx(dyg, wg, xg.shape, self.window)
+            dwg[...] = convolve_dw(dyg, xg, self.window)
         return dx
 
     def _bundles(self, array: np.ndarray) -> list[np.ndarray]:
@@ -166,6 +185,6 @@ class DepthwiseConv2D(_Convolution):
         dy = self.activate.backward(dy)
         self.w.grad[..., 0] = np.einsum("nijpqc,nijc->pqc", windows(x, self.window), dy)
         if self.use_bias:
-            self.b.grad[...] = dy.sum(axis=(0, 1, 2))
+            self.b.grad[...] = convolve_db(dy)
         dwindows = np.einsum("nijc,pqc->nijpqc", dy, self.w.value[..., 0])
         return add_windows(dwindows, x.shape, self.window)
