@@ -113,17 +113,17 @@ def run_cross_entropy(solution, logits, truth, weights) -> dict:
 # -- windows and convolution -------------------------------------------------------------------------------------
 
 WINDOWS = [  # the easy one first; then strides that do not divide, sides of the padding that differ, and dilation
-    (Window((3, 4)), (2, 7, 9, 3)),
-    (Window((3, 4), (2, 3)), (2, 8, 12, 5)),
-    (Window((3, 2), (2, 1), ((1, 2), (0, 1))), (3, 8, 6, 2)),
-    (Window((2, 3), (1, 2), ((0, 1), (2, 1)), (3, 1)), (2, 8, 7, 3)),
+    (Window((3, 4)), (2, 8, 10, 5)),
+    (Window((3, 4), (2, 3)), (2, 12, 21, 7)),
+    (Window((3, 2), (2, 1), ((1, 2), (0, 2))), (4, 8, 6, 9)),
+    (Window((2, 3), (1, 2), ((0, 1), (2, 1)), (3, 2)), (5, 9, 8, 6)),
 ]
 
 
 def convolution_inputs(*names: str) -> list[dict]:
     """Of x, w, dy and dwindows those that are asked for, with the window and the shape of x."""
     normal, cases = draw(4), []
-    for (window, shape), filters in zip(WINDOWS, (4, 6, 5, 4), strict=True):
+    for (window, shape), filters in zip(WINDOWS, (9, 8, 10, 10), strict=True):
         (n, _, _, c), (kh, kw), (oh, ow) = shape, window.size, window.positions(shape[1:])
         arrays = dict(x=normal(shape), w=normal((kh, kw, c, filters)), dy=normal((n, oh, ow, filters)))
         arrays |= dict(dwindows=normal((n, oh, ow, kh, kw, c)), x_shape=shape, fill=-1.5)
@@ -165,9 +165,9 @@ def run_dx(solution, dy, w, x_shape, window) -> dict:
 def max_pool_inputs() -> list[dict]:
     normal, cases = draw(5), []
     for size, stride, padding, shape in (
-        ((2, 3), (2, 3), 0, (2, 5, 7, 3)),  # windows that do not overlap
-        ((3, 3), (2, 2), 0, (2, 7, 8, 3)),  # that do
-        ((3, 2), (2, 1), 1, (3, 6, 4, 2)),
+        ((2, 3), (2, 3), 0, (4, 7, 10, 5)),  # windows that do not overlap
+        ((3, 4), (2, 2), 0, (2, 14, 17, 5)),  # that do
+        ((3, 2), (2, 1), 1, (4, 9, 6, 8)),
     ):
         window = Window(size, stride, ((padding, padding), (padding, padding)))
         for ties in (False, True):
@@ -200,8 +200,9 @@ def run_batch_norm_forward(solution, x, gamma, beta, epsilon) -> dict:
     layer, _ = build(solution(0.8, epsilon), x, gamma=gamma, beta=beta)
     y = layer.forward(x, training=True)
     mean, variance = layer.mean.value.copy(), layer.variance.value.copy()
-    used = layer.forward(x)
-    return {"y": y, "the running mean": mean, "the running variance": variance, "y in use": used}
+    xhat, inverse_std = layer.saved
+    kept = {"the xhat that is kept": xhat, "the inverse_std that is kept": inverse_std}
+    return {"y": y, **kept, "the running mean": mean, "the running variance": variance, "y in use": layer.forward(x)}
 
 
 def run_batch_norm_backward(solution, x, gamma, beta, epsilon, dy) -> dict:

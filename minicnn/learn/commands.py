@@ -171,7 +171,11 @@ def train(epochs: int) -> int:
         say(f"{number:>5}{mine:>22.1%}{theirs:>21.1%}")
         if min(mine, theirs) >= ENOUGH:
             break
-    say("Images it has never seen, told apart by what you wrote." if mine >= ENOUGH else "More: --epochs")
+    say(
+        "Images it has never seen, told apart by what you wrote."
+        if mine >= ENOUGH
+        else f"Not yet at {ENOUGH:.0%}: more with --epochs"
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import traceback
 from typing import NamedTuple
 
@@ -69,6 +70,8 @@ def in_one_line(error: BaseException, path: str = "") -> str:
     text = text if type(error) is ValueError else f"{type(error).__name__}: {text}"
     if isinstance(error, MemoryError):
         text = "it asks for more memory than there is"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        text = "it prints or writes too much"
     if isinstance(error, SystemExit):
         text = f"it ends the whole program: sys.exit({error.code!r})"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == path]
