@@ -24,7 +24,6 @@ LEVELS = """
     __main__
     learn
     minicnn
-    learn
     recipes
     model
     training  profiler  gradcheck  saliency  diagnose

@@ -8,6 +8,6 @@
 
 Every exercise is graded alone, everything else coming from the library; so they can be done in any order. To read it:
 exercises.py (what is asked), cases.py (on what it is run), sources.py (what a student's file begins with), grading.py
-and diagnosis.py (what is wrong, and how), sandbox.py (where it runs), practice.py (the network) and commands.py. museum/ holds mistakes that were really made, and the tests
-that catch them. Nothing in the library needs this package.
+and diagnosis.py (what is wrong, and how), sandbox.py (where it runs), practice.py (the network) and commands.py.
+museum/ holds mistakes that were really made, and the tests that catch them. Nothing in the library needs this package.
 """

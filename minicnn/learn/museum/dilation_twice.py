@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn.layers import Conv2D
-from minicnn.layers.convolution import convolve, convolve_backward
+from minicnn.layers.convolution import convolve, convolve_dw, convolve_dx
 from minicnn.layers.windows import make_window
 from minicnn.learn.museum._tools import check_gradient, normal
 from minicnn.network import Network
@@ -50,7 +50,8 @@ class TwiceDilatedConv(Conv2D):
 
     def backward(self, dy):
         (x,) = self.saved
-        dx, dw = convolve_backward(dy, x, self.spread(), self.wide)
+        dw = convolve_dw(dy, x, self.wide)
+        dx = convolve_dx(dy, self.spread(), x.shape, self.wide)
         self.w.grad[...] = dw[:: self.dilation[0], :: self.dilation[1]]
         self.b.grad[...] = dy.sum(axis=(0, 1, 2))
         return dx

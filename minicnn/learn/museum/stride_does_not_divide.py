@@ -18,7 +18,7 @@ How it is caught. Try sizes that do not fit: odd ones, primes. minicnn compares 
 from __future__ import annotations
 
 from minicnn.layers import Conv2D
-from minicnn.layers.convolution import convolve_backward
+from minicnn.layers.convolution import convolve_dw, convolve_dx
 from minicnn.learn.museum._tools import check_gradient, normal
 
 SOURCE = "PKUFlyingPig/CMU10-714 #6"
@@ -33,7 +33,9 @@ class FittingConv(Conv2D):
         self.b.grad[...] = dy.sum(axis=(0, 1, 2))
         sides = zip(dy.shape[1:3], self.stride, self.window.span, self.window.padding, strict=True)
         rows, columns = ((o - 1) * s + k - sum(padding) for o, s, k, padding in sides)
-        dx, self.w.grad[...] = convolve_backward(dy, x[:, :rows, :columns], self.w.value, self.window)
+        seen = x[:, :rows, :columns]
+        self.w.grad[...] = convolve_dw(dy, seen, self.window)
+        dx = convolve_dx(dy, self.w.value, seen.shape, self.window)
         return dx
 
 
