@@ -5,7 +5,8 @@
     python examples/train_fmnist.py --train-csv fashion-mnist_train.csv --test-csv fashion-mnist_test.csv
 
 A run leaves in runs/<time>/: metrics.json, history.csv, model.npz and the pictures curves.png, errors.png, confusion.png,
-mistakes.png, reliability.png, augmentation.png and filters.png. The test images are scored once, after the last epoch;
+mistakes.png, reliability.png, augmentation.png and filters.png; and worst.html, a page that shows every sum that the network
+made of the image it got most wrong. The test images are scored once, after the last epoch;
 what is watched during training is a part of the training images that is held out. checkpoint.npz is what --resume goes on
 from, when a run was killed.
 """
@@ -27,6 +28,7 @@ from minicnn import Checkpoint, losses, metrics, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.data import duplicates, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
+from minicnn.explain import explain
 from minicnn.files import atomic_write, lock, remove, temporaries
 from minicnn.layers.activations import softmax
 from minicnn.recipes import RECIPES
@@ -103,6 +105,7 @@ def main(options: argparse.Namespace) -> None:
         model.save(out / "model.npz")
         probabilities, matrix = score(model, data, results)
         draw(out, data, RECIPES[options.recipe], model, history, probabilities, matrix, options.seed)
+        explain_worst(model, data, probabilities, out / "worst.html")
         results |= {
             "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
             "total_seconds": time.perf_counter() - start,
@@ -210,6 +213,15 @@ def draw(out, data, recipe, model, history, probabilities, matrix, seed) -> None
     preview = recipe.augment.preview(originals, seed=seed)
     plots.augmentation_grid(originals, preview, out / "augmentation.png", note=note)
     plots.filters(model.get_weights()[0], out / "filters.png", note=note)
+
+
+def explain_worst(model, data, probabilities, path: Path) -> None:
+    """A page for the worst mistake, or, where there is none, for the first test image."""
+    worst = int([*metrics.worst_mistakes(data.test_labels, probabilities), 0][0])
+    image, label = data.test_images[worst], int(data.test_labels[worst])
+    explain(
+        model, image, path, label, data.class_names, f"Test image {worst} of {data.name}, through the network and back"
+    )
 
 
 if __name__ == "__main__":

@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minicnn.learn import commands
+from minicnn.explain import commands as explain
+from minicnn.learn import commands as learn
+
+COMMANDS = {
+    "learn": (learn.main, "write the parts of a network yourself"),
+    "explain": (explain.main, "a page that shows every sum of a network for one image"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Hand what follows the command's name on to it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="minicnn", description="Convolutional networks from scratch.")
     choices = parser.add_subparsers(dest="command", required=True)
-    choices.add_parser("learn", help="write the parts of a network yourself", add_help=False)
+    for name, (_, does) in COMMANDS.items():
+        choices.add_parser(name, help=does, add_help=False)
     given = sys.argv[1:] if arguments is None else arguments
-    parser.parse_args(given[:1])
-    return commands.main(given[1:])
+    chosen = parser.parse_args(given[:1]).command
+    return COMMANDS[chosen][0](given[1:])
 
 
 if __name__ == "__main__":

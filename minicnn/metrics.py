@@ -105,6 +105,17 @@ def confusions(matrix: np.ndarray, count: int = 10) -> list[tuple[int, int, int]
     ]
 
 
+def worst_mistakes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The indices of the images that were not recognised, by predicted minus true probability: the surest ones first.
+
+    labels (n,) and probabilities (n, classes) as `calibration` takes them.
+    """
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(labels != predicted)
+    margin = probabilities[wrong, predicted[wrong]] - probabilities[wrong, labels[wrong]]
+    return wrong[np.argsort(-margin, kind="stable")]
+
+
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """`part` / `whole` element by element, with 0.0 wherever `whole` is 0; float64."""
     zeros = np.zeros(np.broadcast_shapes(part.shape, whole.shape))

@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minicnn.errors import DataError
 from minicnn.files import atomic_write
-from minicnn.metrics import calibration, check_labels, confusions, ratio
+from minicnn.metrics import calibration, check_labels, confusions, ratio, worst_mistakes
 
 BLUE, VERMILION, AMBER, GREY = "#0072B2", "#D55E00", "#E69F00", "#8A8A8A"
 TITLE, TEXT, SMALL = 13, 10, 8  # font sizes in points
@@ -97,13 +97,12 @@ def errors(
     if probabilities.shape != expected:
         raise DataError(f"probabilities: expected {expected}, images by class names, got {probabilities.shape}")
     labels, predicted = check_labels(labels, probabilities.argmax(axis=1), len(class_names))
-    wrong = np.flatnonzero(labels != predicted)
-    margin = probabilities[wrong, predicted[wrong]] - probabilities[wrong, labels[wrong]]
-    worst = wrong[np.argsort(-margin, kind="stable")][: max(count, 0)]
+    mistakes = worst_mistakes(labels, probabilities)
+    worst = mistakes[: max(count, 0)]
 
     columns = min(6, max(4, len(worst)))
     rows = -(-len(worst) // columns)
-    figure = _figure(1.65 * columns, 1.85 * rows, _errors_title(len(worst), len(wrong), len(labels)), note)
+    figure = _figure(1.65 * columns, 1.85 * rows, _errors_title(len(worst), len(mistakes), len(labels)), note)
     for axes, i in zip(_tiles(figure, rows, columns), worst, strict=False):
         _show(axes, _unit(images[i]))
         for line, word, k, colour in ((0, "said", predicted[i], VERMILION), (1, "true", labels[i], BLUE)):

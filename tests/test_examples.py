@@ -24,6 +24,7 @@ from minicnn.recipes import RECIPES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TRAIN = EXAMPLES / "train_fmnist.py"
+PAGE = "worst.html"
 PICTURES = [
     "augmentation.png",
     "confusion.png",
@@ -71,6 +72,7 @@ def train(folder, *arguments):
         "history.csv",
         "model.npz",
         "checkpoint.npz",
+        PAGE,
         *PICTURES,
     }
     return out, json.loads((out / "metrics.json").read_text()), done.stdout
@@ -93,6 +95,7 @@ def check_results(out, metrics, images, name="unknown data set"):
     assert float(rows[0]["val_accuracy"]) == metrics["validation_accuracy"]
     for picture in PICTURES:
         assert (out / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "</html>" in (out / PAGE).read_text(encoding="utf-8")
 
 
 FIELDS = {

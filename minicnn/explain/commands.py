@@ -1,0 +1,46 @@
+"""The command `minicnn explain MODEL --image NUMBER --out PAGE`: a page for one of the test images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import minicnn
+from minicnn.errors import DataError, ModelFileError, ShapeError
+from minicnn.explain.page import explain
+from minicnn.say import say, warn
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the page; the exit code, 1 where a mistake was told in one line."""
+    parser = argparse.ArgumentParser(
+        prog="minicnn explain", description="Write a page that shows every sum of a network for one test image."
+    )
+    parser.add_argument("model", metavar="MODEL", help="a file that model.save wrote, such as runs/<time>/model.npz")
+    parser.add_argument("--image", metavar="NUMBER", type=int, default=0, help="which test image (%(default)s)")
+    parser.add_argument("--out", metavar="PAGE", default="explain.html", help="the page (%(default)s)")
+    parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
+    options = parser.parse_args(arguments)
+    try:
+        write(options)
+    except (DataError, ModelFileError, ShapeError, ValueError, OSError) as error:
+        warn(f"error: {error}")
+        return 1
+    return 0
+
+
+def write(options: argparse.Namespace) -> None:
+    """Read model and image, write the page, and say what is on it."""
+    minicnn.use_backend("numpy")
+    model = minicnn.load(options.model)
+    data = minicnn.load_fashion_mnist(options.data, verbose=False)
+    count = len(data.test_images)
+    if not 0 <= options.image < count:
+        raise ValueError(
+            f"--image: got {options.image}, expected 0 to {count - 1}: {data.name} has {count:,} test images"
+        )
+    image, label = data.test_images[options.image], int(data.test_labels[options.image])
+    title = f"Test image {options.image} of {data.name}, through {os.path.basename(options.model)} and back"
+    explain(model, image, options.out, label, data.class_names, title)
+    said = data.class_names[int(model.predict_classes(image[None])[0])]
+    say(f"{options.out}: a {data.class_names[label]}, recognised as {said}. Open it in a browser; it needs no network.")
