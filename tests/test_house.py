@@ -178,7 +178,7 @@ def test_every_public_name_is_there_once():
 
 def test_what_the_readme_uses_is_public():
     text = README.read_text(encoding="utf-8")
-    named = {(None, name) for name in re.findall(r"(?<!-m )\bminicnn\.([A-Za-z]\w*)", text)}
+    named = {(None, name) for name in re.findall(r"(?<!-m )(?<!from )\bminicnn\.([A-Za-z]\w*)", text)}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "minicnn":
