@@ -22,11 +22,22 @@ export function showAnswer(network, section) {
   };
   const choices = Object.keys(VIEWS).filter((name) => name === "image" || views[name]);
   const radios = choices.map((name) => {
-    const input = element("input", { type: "radio", name: "view", value: name, onchange: () => ((view = name), draw()) });
+    const input = element("input", {
+      type: "radio",
+      name: "view",
+      value: name,
+      onchange: () => ((view = name), draw()),
+    });
     input.checked = name === view;
     return element("label", {}, input, { image: "image", saliency: "saliency", cam: "Grad-CAM" }[name]);
   });
-  const picture = element("div", { class: "picture" }, canvas, element("div", { class: "choices", role: "radiogroup", "aria-label": "what to show over the image" }, ...radios), note);
+  const picture = element(
+    "div",
+    { class: "picture" },
+    canvas,
+    element("div", { class: "choices", role: "radiogroup", "aria-label": "what to show over the image" }, ...radios),
+    note,
+  );
   section.append(picture, element("div", { class: "words" }, ...sentences(network)));
   if (network.probabilities) section.append(table(network));
   draw();
@@ -43,7 +54,9 @@ function looks(network) {
   const found = looksAt(network, network.label);
   if (!found) return {};
   const strength = new Float64Array(h * w);
-  found.saliency.forEach((value, at) => (strength[Math.floor(at / c)] = Math.max(strength[Math.floor(at / c)], Math.abs(value))));
+  found.saliency.forEach(
+    (value, at) => (strength[Math.floor(at / c)] = Math.max(strength[Math.floor(at / c)], Math.abs(value))),
+  );
   const parts = (values) => values.map((value) => value / largest(values));
   return { saliency: parts(strength), cam: found.cam && parts(stretched(found.cam, h, w)) };
 }
@@ -68,25 +81,72 @@ export function stretched({ shape: [rows, columns], values }, h, w) {
 
 function sentences(network) {
   const { probabilities, classes, label, labelKnown, loss, outputs } = network;
-  if (!probabilities) return [element("p", { class: "verdict" }, `The network gives ${outputs.length === 1 ? show(outputs[0]) : `${outputs.length} numbers`}.`), element("p", {}, "What follows explains the largest of them: the gradients say how it would move.")];
+  if (!probabilities)
+    return [
+      element(
+        "p",
+        { class: "verdict" },
+        `The network gives ${outputs.length === 1 ? show(outputs[0]) : `${outputs.length} numbers`}.`,
+      ),
+      element("p", {}, "What follows explains the largest of them: the gradients say how it would move."),
+    ];
   const best = probabilities.indexOf(probabilities.reduce((a, b) => Math.max(a, b)));
   const percent = (p) => `${(p * 100).toFixed(p > 0.1 ? 0 : 1)} %`;
-  const truth = labelKnown ? (best === label ? "and that is right." : `but it is: ${classes[label]} (${percent(probabilities[label])}).`) : "(The truth is not known here; the loss is that of this answer.)";
+  const truth = labelKnown
+    ? best === label
+      ? "and that is right."
+      : `but it is: ${classes[label]} (${percent(probabilities[label])}).`
+    : "(The truth is not known here; the loss is that of this answer.)";
   return [
-    element("p", { class: "verdict" }, `The network says: ${classes[best]} (${percent(probabilities[best])}), ${truth}`),
-    element("p", { id: "loss", "data-value": loss }, `Loss = −log p[${classes[label]}] = −log ${show(probabilities[label])} = ${show(loss)}`),
-    element("p", {}, "Forward, the image goes through the layers below and becomes one output for each class; softmax makes probabilities of them, and the loss says how wrong they are. Backward, the gradient begins here, with one number for each output: probability − 1 for the true class, the probability for all others. From there each layer hands it on to the one before."),
+    element(
+      "p",
+      { class: "verdict" },
+      `The network says: ${classes[best]} (${percent(probabilities[best])}), ${truth}`,
+    ),
+    element(
+      "p",
+      { id: "loss", "data-value": loss },
+      `Loss = −log p[${classes[label]}] = −log ${show(probabilities[label])} = ${show(loss)}`,
+    ),
+    element(
+      "p",
+      {},
+      "Forward, the image goes through the layers below and becomes one output for each class; softmax makes probabilities of them, and the loss says how wrong they are. Backward, the gradient begins here, with one number for each output: probability − 1 for the true class, the probability for all others. From there each layer hands it on to the one before.",
+    ),
   ];
 }
 
 function table(network) {
   const { outputs, probabilities, classes, label } = network;
   const dy = network.nodes.at(-1).dy;
-  const bar = (p) => element("td", { class: "bar" }, element("span", { style: `width: ${(p * 100).toFixed(1)}%` }), element("b", {}, show(Number(p.toPrecision(3)))));
+  const bar = (p) =>
+    element(
+      "td",
+      { class: "bar" },
+      element("span", { style: `width: ${(p * 100).toFixed(1)}%` }),
+      element("b", {}, show(Number(p.toPrecision(3)))),
+    );
   const rows = classes.map((name, k) =>
-    element("tr", { class: k === label ? "true" : "" }, element("th", { scope: "row" }, name + (k === label ? " ◂" : "")), element("td", {}, show(outputs[k])), bar(probabilities[k]), element("td", {}, show(dy[k]))),
+    element(
+      "tr",
+      { class: k === label ? "true" : "" },
+      element("th", { scope: "row" }, name + (k === label ? " ◂" : "")),
+      element("td", {}, show(outputs[k])),
+      bar(probabilities[k]),
+      element("td", {}, show(dy[k])),
+    ),
   );
-  const heads = ["class", network.probabilities === outputs ? "output" : "output (logit)", "probability", "gradient"].map((text) => element("th", { scope: "col" }, text));
-  const whole = element("table", { class: "classes" }, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+  const heads = [
+    "class",
+    network.probabilities === outputs ? "output" : "output (logit)",
+    "probability",
+    "gradient",
+  ].map((text) => element("th", { scope: "col" }, text));
+  const whole = element(
+    "table",
+    { class: "classes" },
+    element("thead", {}, element("tr", {}, ...heads)),
+    element("tbody", {}, ...rows),
+  );
   return element("div", { class: "scroll" }, whole);
 }

@@ -208,7 +208,8 @@ const unchanged = (node, values) => values;
 const FORWARD = {
   conv,
   dense,
-  scale: (node, x) => x.map((value, at) => value * node.factor[at % node.factor.length] + node.shift[at % node.factor.length]),
+  scale: (node, x) =>
+    x.map((value, at) => value * node.factor[at % node.factor.length] + node.shift[at % node.factor.length]),
   batchnorm: (node, x) =>
     x.map((value, at) => {
       const k = at % node.gamma.length;
@@ -233,7 +234,8 @@ const BACKWARD = {
   dense: denseDx,
   scale: (node, dy) => dy.map((value, at) => value * node.factor[at % node.factor.length]),
   batchnorm: (node, dy) => dy.map((value, at) => value * scaleOf(node, at % node.gamma.length)),
-  activation: (node, dy) => dy.map((value, at) => value * ACTIVATIONS[node.f].derivative(node.x[at], node.negative_slope)),
+  activation: (node, dy) =>
+    dy.map((value, at) => value * ACTIVATIONS[node.f].derivative(node.x[at], node.negative_slope)),
   maxpool2d: sendToWinners,
   averagepool2d: averagePoolDx,
   globalmaxpool2d: sendToWinners,

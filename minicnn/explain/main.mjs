@@ -17,11 +17,11 @@ function start() {
   const detail = new Detail(byId("layer"), (shown) => im2col.show(shown));
   const overview = new Overview(network, byId("cards"), (node, channel) => {
     detail.select(node, channel);
-    overview.draw(node, detail.backward);
+    overview.draw(node, detail.choice.backward);
   });
   const turn = (backward) => {
     detail.turn(backward);
-    overview.draw(detail.node, backward);
+    overview.draw(detail.choice.node, backward);
     byId(backward ? "backward" : "forward").checked = true;
     document.body.classList.toggle("backward", backward);
   };
@@ -32,7 +32,7 @@ function start() {
   };
   const redraw = () => {
     drawAnswer();
-    overview.draw(detail.node, detail.backward);
+    overview.draw(detail.choice.node, detail.choice.backward);
     detail.draw();
     im2col.redraw();
   };
@@ -42,10 +42,10 @@ function start() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   document.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "b") turn(!detail.backward);
+    if (event.key === "b") turn(!detail.choice.backward);
     if (event.key === "Escape") detail.pin(false);
   });
-  detail.node = network.nodes.find((node) => node.kind === "conv") ?? network.nodes[1] ?? network.nodes[0];
+  detail.choice.node = network.nodes.find((node) => node.kind === "conv") ?? network.nodes[1] ?? network.nodes[0];
   turn(false);
   byId("agreement").textContent = agreement(network, data.outputs);
   document.body.classList.add("ready");

@@ -4,13 +4,20 @@ import { largest, show } from "./numbers.mjs";
 
 /** An element with attributes and children. Text is always text: nothing from a file is ever read as HTML. */
 export function element(tag, attributes = {}, ...children) {
-  const made = tag.startsWith("svg:") ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
+  const made = tag.startsWith("svg:")
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4))
+    : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== false && value !== null) made.setAttribute(name, value);
   }
   made.append(...children);
   return made;
+}
+
+/** An element with nothing but words in it. */
+export function text(tag, kind, words) {
+  return element(tag, kind ? { class: kind } : {}, words);
 }
 
 const isDark = () => getComputedStyle(document.documentElement).getPropertyValue("--dark").trim() === "1";
@@ -45,7 +52,9 @@ function paint(canvas, rows, columns, valueAt, limit) {
 /** Paint pixels as grey or RGB, from the least of them to the largest; an overlay (h, w) from 0 to 1 in orange over it. */
 export function paintImage(canvas, [h, w, c], pixels, isBytes, overlay) {
   [canvas.width, canvas.height] = [w, h];
-  const [low, high] = isBytes ? [0, 255] : [pixels.reduce((a, b) => Math.min(a, b)), pixels.reduce((a, b) => Math.max(a, b))];
+  const [low, high] = isBytes
+    ? [0, 255]
+    : [pixels.reduce((a, b) => Math.min(a, b)), pixels.reduce((a, b) => Math.max(a, b))];
   const picture = new ImageData(w, h);
   for (let at = 0; at < h * w; at++) {
     const channels = c === 3 ? [0, 1, 2] : [0, 0, 0];
@@ -113,8 +122,24 @@ export class MapView {
     this.title = element("span", { class: "what" });
     this.controls = element("span", { class: "controls" });
     this.legend = element("div", { class: "legend" });
-    this.cells = element("div", { class: choose ? "cells active" : "cells", id, tabindex: choose ? 0 : false, role: choose ? "application" : "img" }, this.canvas, this.marks);
-    this.figure = element("figure", { class: "map" }, element("figcaption", {}, this.title, this.controls), this.cells, this.legend);
+    this.cells = element(
+      "div",
+      {
+        class: choose ? "cells active" : "cells",
+        id,
+        tabindex: choose ? 0 : false,
+        role: choose ? "application" : "img",
+      },
+      this.canvas,
+      this.marks,
+    );
+    this.figure = element(
+      "figure",
+      { class: "map" },
+      element("figcaption", {}, this.title, this.controls),
+      this.cells,
+      this.legend,
+    );
     if (!choose) return;
     const point = (event) => this.pick(this.cellAt(event));
     this.cells.addEventListener("pointermove", point);
@@ -130,7 +155,8 @@ export class MapView {
     this.cells.setAttribute("aria-label", `${title}; ${this.choose ? "arrow keys move" : "a picture"}`);
     const { rows, columns } = layout;
     const shown = [];
-    for (let row = 0; row < rows; row++) for (let column = 0; column < columns; column++) shown.push(layout.at(row, column));
+    for (let row = 0; row < rows; row++)
+      for (let column = 0; column < columns; column++) shown.push(layout.at(row, column));
     const limit = largest(shown.map((at) => (at === null ? 0 : values[at])));
     paint(this.canvas, rows, columns, (row, column) => this.valueAt(values, row, column), limit);
     this.cells.style.aspectRatio = `${columns} / ${rows}`;
@@ -166,7 +192,10 @@ export class MapView {
   cellAt(event) {
     const { left, top, width, height } = this.cells.getBoundingClientRect();
     const clip = (part, count) => Math.min(count - 1, Math.max(0, Math.floor(part * count)));
-    return [clip((event.clientY - top) / height, this.layout.rows), clip((event.clientX - left) / width, this.layout.columns)];
+    return [
+      clip((event.clientY - top) / height, this.layout.rows),
+      clip((event.clientX - left) / width, this.layout.columns),
+    ];
   }
 
   pick([row, column]) {
@@ -187,6 +216,11 @@ export class MapView {
 /** Buttons that go through the channels: ‹ 3 of 32 ›. */
 export function channelPicker(label, channel, count, choose) {
   if (count < 2) return [];
-  const button = (text, to, name) => element("button", { type: "button", "aria-label": `${name} ${label}`, onclick: () => choose((to + count) % count) }, text);
+  const button = (text, to, name) =>
+    element(
+      "button",
+      { type: "button", "aria-label": `${name} ${label}`, onclick: () => choose((to + count) % count) },
+      text,
+    );
   return [button("‹", channel - 1, "previous"), ` ${label} ${channel} of ${count} `, button("›", channel + 1, "next")];
 }

@@ -11,7 +11,8 @@ function read(node) {
   const found = { ...node, ...Object.fromEntries(arrays) };
   if (node.given) found.given = { y: decode(node.given.y), dx: decode(node.given.dx) };
   if (node.kept) found.column = new Map(node.kept.map((filter, column) => [filter, column]));
-  if (node.kind === "residual") Object.assign(found, { branch: node.branch.map(read), shortcut: node.shortcut.map(read) });
+  if (node.kind === "residual")
+    Object.assign(found, { branch: node.branch.map(read), shortcut: node.shortcut.map(read) });
   return found;
 }
 
@@ -60,7 +61,8 @@ export function looksAt(network, label) {
 }
 
 function copied(node) {
-  const inner = node.kind === "residual" ? { branch: node.branch.map(copied), shortcut: node.shortcut.map(copied) } : {};
+  const inner =
+    node.kind === "residual" ? { branch: node.branch.map(copied), shortcut: node.shortcut.map(copied) } : {};
   return { ...node, ...inner };
 }
 

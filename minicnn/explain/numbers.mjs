@@ -11,6 +11,9 @@ export function sizeOf(shape) {
   return shape.reduce((product, n) => product * n, 1);
 }
 
+/** Whether an array of this shape is an image (h, w, c). */
+export const isImage = (shape) => shape.length === 3;
+
 /** The indices along each axis of number `at` of an array: the last axis runs fastest. */
 export function placeOf(shape, at) {
   const place = [];

@@ -16,16 +16,35 @@ export class Overview {
     const card = this.card(node);
     if (node.kind !== "residual") return element("li", {}, card);
     const path = (name, nodes) =>
-      element("div", { class: "path" }, element("span", { class: "note" }, nodes.length ? name : `${name}: x as it is`), element("ol", {}, ...nodes.map((inner) => this.entry(inner))));
-    return element("li", { class: "block" }, element("div", { class: "paths" }, path("branch", node.branch), path("shortcut", node.shortcut)), card);
+      element(
+        "div",
+        { class: "path" },
+        element("span", { class: "note" }, nodes.length ? name : `${name}: x as it is`),
+        element("ol", {}, ...nodes.map((inner) => this.entry(inner))),
+      );
+    return element(
+      "li",
+      { class: "block" },
+      element("div", { class: "paths" }, path("branch", node.branch), path("shortcut", node.shortcut)),
+      card,
+    );
   }
 
   card(node) {
     const canvas = element("canvas", { "aria-hidden": "true" });
     const label = `${node.name}, ${kindOf(node)}, gives ${shapeOf(node.output)}`;
-    const button = element("button", { type: "button", class: "card", title: label, "aria-label": label, "data-node": node.name }, element("b", {}, node.name.split("/").at(-1)), element("span", {}, kindOf(node)), canvas, element("small", {}, shapeOf(node.output)));
+    const button = element(
+      "button",
+      { type: "button", class: "card", title: label, "aria-label": label, "data-node": node.name },
+      element("b", {}, node.name.split("/").at(-1)),
+      element("span", {}, kindOf(node)),
+      canvas,
+      element("small", {}, shapeOf(node.output)),
+    );
     const card = { node, canvas, button, channelAt: () => 0 };
-    button.addEventListener("click", (event) => this.choose(node, event.target === canvas ? this.channel(card, event) : null));
+    button.addEventListener("click", (event) =>
+      this.choose(node, event.target === canvas ? this.channel(card, event) : null),
+    );
     this.cards.push(card);
     return button;
   }

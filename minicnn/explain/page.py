@@ -29,7 +29,7 @@ from minicnn.layers.activations import Activation, Identity
 from minicnn.model_files import LAYERS
 from minicnn.network import Network
 
-SCRIPTS = "numbers windows layers sums network words maps answer overview detail im2col main".split()
+SCRIPTS = "numbers windows layers sums network words maps answer overview choice terms detail im2col main".split()
 MOST_NUMBERS = 480_000  # of four bytes each, in base64: a page of less than 3 MB
 
 
@@ -74,7 +74,7 @@ def page(model: Network, image: np.ndarray, label=None, class_names=None, title=
 def _in_scope(name: str, script: str) -> str:
     """A module as a function that runs at once: its imports come from `modules`, where its exports go."""
     exported = re.findall(r"^export (?:function|const|class) (\w+)", script, re.MULTILINE)
-    script = re.sub(r'^import (\{.*\}) from "\./(\w+)\.mjs";$', r"const \1 = modules.\2;", script, flags=re.MULTILINE)
+    script = re.sub(r'^import (\{[^}]*\}) from "\./(\w+)\.mjs";$', r"const \1 = modules.\2;", script, flags=re.MULTILINE)
     script = re.sub(r"^export ", "", script, flags=re.MULTILINE)
     return f"modules.{name} = (() => {{\n{script}\nreturn {{ {', '.join(exported)} }};\n}})();"
 

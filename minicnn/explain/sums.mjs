@@ -34,7 +34,8 @@ export function channelSum(node, name, channel) {
   const terms = [];
   for (let at = channel; at < node.dy.length; at += c) {
     const [i, j] = placeOf(node.output, at);
-    const met = name === "gamma" ? (node.x[at] - node.mean[channel]) / Math.sqrt(node.variance[channel] + node.epsilon) : 1;
+    const met =
+      name === "gamma" ? (node.x[at] - node.mean[channel]) / Math.sqrt(node.variance[channel] + node.epsilon) : 1;
     terms.push({ a: met, b: node.dy[at], x: at, y: at, group: 0, p: i, q: j });
   }
   return { name: `d${name}`, at: channel, terms, value: sumOf(terms) };
@@ -122,7 +123,13 @@ function convWeight(node, at) {
 
 function denseOutput(node, u) {
   const [units, column] = [node.shape[1], columnOf(node, u)];
-  const terms = Array.from(node.x, (a, k) => ({ a, b: node.w[k * units + column], x: k, w: k * units + column, group: 0 }));
+  const terms = Array.from(node.x, (a, k) => ({
+    a,
+    b: node.w[k * units + column],
+    x: k,
+    w: k * units + column,
+    group: 0,
+  }));
   return { terms, start: node.b && { name: `b[${u}]`, value: node.b[u] } };
 }
 

@@ -4,13 +4,15 @@ const WORDS = {
   scale: {
     equation: "x = pixel · factor + shift",
     gradients: "dpixel = dx · factor",
-    forward: "The network does not take pixels from 0 to 255 as they are: it subtracts the mean of all training images and divides by their standard deviation, so that its numbers lie around 0.",
+    forward:
+      "The network does not take pixels from 0 to 255 as they are: it subtracts the mean of all training images and divides by their standard deviation, so that its numbers lie around 0.",
     back: "The gradient with respect to a pixel: how the loss would move if the pixel were one step brighter. Training has no use for it, but it shows which pixels matter.",
   },
   conv: {
     equation: "y[i, j, f] = b[f] + Σ x[window at i, j] · w[:, :, :, f]",
     gradients: "dx[r, c, k] = Σ w · dy      dw[p, q, k, f] = Σ x · dy      db[f] = Σ dy",
-    forward: "A small window of weights, the kernel, slides over the image. At each position every pixel under the window is multiplied by the weight that lies on it; the products are added up, and a bias b if there is one. That is one number of y. The same weights are used at every position.",
+    forward:
+      "A small window of weights, the kernel, slides over the image. At each position every pixel under the window is multiplied by the weight that lies on it; the products are added up, and a bias b if there is one. That is one number of y. The same weights are used at every position.",
     back: "A pixel of x was read by several windows. Through each of them it moved one number of y, by the weight that lay on it. So dx is the sum of weight · dy over these windows. A weight met a pixel at every position, so dw is the sum of pixel · dy over all positions (and db, if there is a bias, the sum of dy).",
   },
   dense: {
@@ -22,7 +24,8 @@ const WORDS = {
   batchnorm: {
     equation: "y = gamma · (x − mean) / √(variance + epsilon) + beta",
     gradients: "dx = dy · gamma / √(variance + epsilon)      dgamma = Σ x̂ · dy      dbeta = Σ dy",
-    forward: "Each channel is shifted and scaled by what training has learnt. In use, mean and variance are running averages from training, so this is one multiplication and one addition a channel.",
+    forward:
+      "Each channel is shifted and scaled by what training has learnt. In use, mean and variance are running averages from training, so this is one multiplication and one addition a channel.",
     back: "Shown as the network is in use: mean and variance are fixed, so dx = dy · gamma / √(variance + epsilon). In training they depend on the batch, and two more terms flow back through them (see layers/normalization.py).",
   },
   activation: {
@@ -34,7 +37,8 @@ const WORDS = {
   maxpool2d: {
     equation: "y = the largest number of the window",
     gradients: "dx = Σ of the dy of the windows it won",
-    forward: "Of each window only the largest number goes on, so the image gets smaller and small shifts do not matter. In the sum the winner counts 1, all others 0.",
+    forward:
+      "Of each window only the largest number goes on, so the image gets smaller and small shifts do not matter. In the sum the winner counts 1, all others 0.",
     back: "Only the winner moved the output, so dy goes to the winner alone. A pixel that won several windows receives their sum.",
   },
   averagepool2d: {
@@ -46,7 +50,8 @@ const WORDS = {
   globalmaxpool2d: {
     equation: "y[c] = the largest number of channel c",
     gradients: "dx = dy for the winner, else 0",
-    forward: "Of each channel only the largest number of the whole image goes on: whether something was found, not where.",
+    forward:
+      "Of each channel only the largest number of the whole image goes on: whether something was found, not where.",
     back: "dy goes to the pixel that won its channel. All others receive 0.",
   },
   globalaveragepool2d: {
@@ -64,7 +69,8 @@ const WORDS = {
   dropout: {
     equation: "y = x (in training: noise)",
     gradients: "dx = dy",
-    forward: "In training, some numbers are set to 0 at random, so that the network relies on no single one. In use, as here, nothing happens.",
+    forward:
+      "In training, some numbers are set to 0 at random, so that the network relies on no single one. In use, as here, nothing happens.",
     back: "In use dx = dy.",
   },
   softmax: {
@@ -76,7 +82,8 @@ const WORDS = {
   residual: {
     equation: "y = branch(x) + shortcut(x)",
     gradients: "dx = dx of the branch + dx of the shortcut",
-    forward: "The layers inside learn what to add to their input; the shortcut hands the input on, as it is or through one layer.",
+    forward:
+      "The layers inside learn what to add to their input; the shortcut hands the input on, as it is or through one layer.",
     back: "A sum hands its dy to both terms, and x was read by both paths: dx is the sum of what comes back through them.",
   },
 };
@@ -95,14 +102,52 @@ export function wordsOf(node) {
   const words = WORDS[node.kind];
   if (node.kind === "activation") return { ...words, equation: `y = ${ACTIVATION_NAMES[node.f]}` };
   const biased = node.b || !["conv", "dense"].includes(node.kind);
-  return biased ? words : { ...words, equation: words.equation.replace(/b\[.\] \+ /, ""), gradients: words.gradients.replace(/ +db.*/, "") };
+  return biased
+    ? words
+    : {
+        ...words,
+        equation: words.equation.replace(/b\[.\] \+ /, ""),
+        gradients: words.gradients.replace(/ +db.*/, ""),
+      };
 }
 
 /** The sort of layer, in a word or two. */
 export function kindOf(node) {
-  const names = { scale: "pixels to numbers", conv: "convolution", batchnorm: "batch norm", activation: node.f, residual: "residual block" };
-  const pools = { maxpool2d: "max pooling", averagepool2d: "average pooling", globalmaxpool2d: "global max", globalaveragepool2d: "global mean" };
+  const names = {
+    scale: "pixels to numbers",
+    conv: "convolution",
+    batchnorm: "batch norm",
+    activation: node.f,
+    residual: "residual block",
+  };
+  const pools = {
+    maxpool2d: "max pooling",
+    averagepool2d: "average pooling",
+    globalmaxpool2d: "global max",
+    globalaveragepool2d: "global mean",
+  };
   return names[node.kind] ?? pools[node.kind] ?? node.kind;
+}
+
+const SECOND = {
+  conv: "w",
+  dense: "w",
+  scale: "factor",
+  batchnorm: "scale",
+  activation: "f′(x)",
+  softmax: "y · ([same] − y)",
+  maxpool2d: "[wins]",
+  globalmaxpool2d: "[wins]",
+  averagepool2d: "share",
+  globalaveragepool2d: "share",
+};
+
+/** What the two numbers of a term are called, for a number of y, x (dx), w, b, gamma or beta. */
+export function factorsOf(node, end) {
+  const gradients = { w: "x · dy", b: "1 · dy", beta: "1 · dy", gamma: "x̂ · dy" };
+  if (gradients[end]) return gradients[end];
+  if (node.kind === "residual") return "both paths";
+  return `${end === "y" ? "x" : "dy"} · ${SECOND[node.kind] ?? "1"}`;
 }
 
 /** A shape as it is spoken: 28 × 28 × 32. */
@@ -122,7 +167,10 @@ export function settingsOf(node) {
   const { size, stride, padding, dilation } = node.window;
   const told = [`window ${size.join(" × ")}`, `stride ${stride.join(", ")}`];
   const sides = padding.flat();
-  if (sides.some(Boolean)) told.push(`padding ${sides.every((n) => n === sides[0]) ? sides[0] : `top ${sides[0]}, bottom ${sides[1]}, left ${sides[2]}, right ${sides[3]}`}`);
+  if (sides.some(Boolean))
+    told.push(
+      `padding ${sides.every((n) => n === sides[0]) ? sides[0] : `top ${sides[0]}, bottom ${sides[1]}, left ${sides[2]}, right ${sides[3]}`}`,
+    );
   if (dilation.some((n) => n > 1)) told.push(`dilation ${dilation.join(", ")}`);
   if (node.groups > 1) told.push(`${node.groups} groups`);
   return told.join(" · ");

@@ -62,7 +62,9 @@ for (const name of names)
       compare(`${node.name}.dx`, dx, node.dx, (at) => inputSum(node, at));
       if (dw) compareWeights(node, floats(dw));
       for (const [array, values] of Object.entries(channels))
-        floats(values).forEach((value, k, all) => close(channelSum(node, array, k).value, value, most(all), `${node.name}.d${array}[${k}]`));
+        floats(values).forEach((value, k, all) =>
+          close(channelSum(node, array, k).value, value, most(all), `${node.name}.d${array}[${k}]`),
+        );
     }
     if (reference.loss !== null) close(network.loss, reference.loss, 1, "loss");
     compareLooks(network, reference);
