@@ -696,6 +696,7 @@ WRONG = {
     "float64": (lambda a: a.astype("float64"), r"float64 of shape \(6, .*, expected float32 of shape"),
     "integers": (lambda a: a.astype("int32"), r"int32 of shape \(6, .*, expected float32 of shape"),
     "None": (lambda a: None, r"NoneType, expected an array of shape \(6, "),
+    "a masked array": (lambda a: np.ma.masked_less(a, 0), r"MaskedArray, expected an array of shape \(6, "),
     "a list": (lambda a: a.tolist(), r"list, expected an array of shape \(6, "),
 }
 
