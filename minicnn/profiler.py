@@ -59,9 +59,8 @@ class Profile:
         head = ("layer", "time", "forward", "GFLOP/s", "backward", "GFLOP/s", "MACs", "of peak", "memory")
         rows = [head, *(self._row(layer, longest) for layer in self.layers), self._row(self.total, float("inf"))]
         total = 1e3 * (self.total.forward + self.total.backward)
-        return (
-            f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's; "
-            f"all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s"
+        return f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's" + (
+            f"; all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s" if self.peak else ""
         )
 
     def _row(self, layer: LayerProfile, longest: float) -> tuple[str, ...]:
