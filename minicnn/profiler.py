@@ -124,9 +124,15 @@ def _time_step(network: Network, x: np.ndarray, y: np.ndarray, loss) -> list[lis
 
 
 def _row(step: Layer, forward: float, backward: float, n: int, learns: bool) -> LayerProfile:
-    arrays = [*getattr(step, "buffers", {}).values()]
+    arrays = _buffers(step)
     arrays += [a for one in step.layers() for w in one.weights() for a in (w.value, getattr(w, "grad", None))]
     macs = n * step.macs
     back = macs * (1 + getattr(step, "needs_dx", True)) if learns else 0
     memory = sum(array.nbytes for array in arrays if array is not None)
     return LayerProfile(step.title, float(forward), float(backward), macs, back, memory)
+
+
+def _buffers(step: Layer) -> list[np.ndarray]:
+    """A step's own memory, with that of the steps inside it; a layer that runs as it stands has none."""
+    inner = [*getattr(step, "branch", ()), *getattr(step, "shortcut", ())]
+    return [*getattr(step, "buffers", {}).values(), *(array for one in inner for array in _buffers(one))]
