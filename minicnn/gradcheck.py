@@ -181,7 +181,7 @@ def _check_promises(probe: _Probe, x: np.ndarray, rng: np.random.Generator) -> N
     learnt = [(layer, p, p.grad) for layer in layers for p in _learnt(layer)]
     for layer in layers:
         layer.config()
-        _watch(layer)
+    _check_in_float32(probe.network, x)
     dy = rng.standard_normal(probe.forward().shape)
     first, second = probe.backward(dy), probe.backward(dy)
     for layer, p, grad in learnt:
@@ -194,13 +194,10 @@ def _check_promises(probe: _Probe, x: np.ndarray, rng: np.random.Generator) -> N
     for name, a, b in zip(names, first, second, strict=True):
         if not np.array_equal(a, b, equal_nan=True):
             raise ValueError(f"{name} differs between two equal backward passes; write = and not +=, and keep no state")
-    for layer in layers:
-        del layer.forward, layer.backward
-    _check_in_float32(probe.network, x)
 
 
 def _check_in_float32(network: Network, x: np.ndarray) -> None:
-    """Run the layers in the dtype that one trains in, which may not become another, in use and in training."""
+    """In the dtype that one trains in, in use and in training: shapes, dtypes, and that no input is changed."""
     single = copy.deepcopy(network)
     own = single.parameters
     own.values, own.grads, own.statistics = (v.astype(np.float32) for v in (own.values, own.grads, own.statistics))
@@ -216,27 +213,23 @@ def _check_in_float32(network: Network, x: np.ndarray) -> None:
 
 def _watch(layer: Layer) -> None:
     """Let the layer's forward and backward raise ValueError where they change x or dy."""
-    forward, backward, given = layer.forward, layer.backward, {}
+    given = {}
 
-    def unchanged(method: str) -> None:
-        for what, (array, copied) in given.items():
-            if not np.array_equal(array, copied, equal_nan=True):
-                raise ValueError(f"{layer.title}: {method} changed its {what} in place; compute on a copy")
+    def watch(method: str, what: str) -> None:
+        run = getattr(layer, method)
 
-    def watched_forward(x: np.ndarray, training: bool = False) -> np.ndarray:
-        given["input"] = x, x.copy()
-        y = forward(x, training)
-        unchanged("forward")
-        return y
+        def watched(array: np.ndarray, *training) -> np.ndarray:
+            given[what] = array, array.copy()
+            result = run(array, *training)
+            for name, (now, before) in given.items():  # backward may have changed the x that forward kept
+                if not np.array_equal(now, before, equal_nan=True):
+                    raise ValueError(f"{layer.title}: {method} changed its {name} in place; compute on a copy")
+            return result
 
-    def watched_backward(dy: np.ndarray) -> np.ndarray:
-        given["dy"] = dy, dy.copy()
-        dx = backward(dy)
-        unchanged("backward")
-        del given["dy"]
-        return dx
+        setattr(layer, method, watched)
 
-    layer.forward, layer.backward = watched_forward, watched_backward
+    watch("forward", "input")
+    watch("backward", "dy")
 
 
 def _slopes(array, direction, forward, y):

@@ -391,9 +391,9 @@ class ForgetsAnArgument(Times):
 MISTAKES = [
     (Replaces, ValueError, r"write self\.t\.grad\[\.\.\.\] = "),
     (Accumulates, ValueError, r"t\.grad.* write = and not \+="),
-    (BuildsAnotherShape, ShapeError, r"forward returned float64 of shape \(3, 8\), expected float64 of shape \(3, 9\)"),
+    (BuildsAnotherShape, ShapeError, r"forward returned float32 of shape \(3, 8\), expected float32 of shape \(3, 9\)"),
     (BuildsNothing, ShapeError, r"build returned None, expected the output's shape, such as"),
-    (ReturnsPartOfDx, ShapeError, r"backward returned float64 of shape \(3, 5\), expected float64 of shape \(3, 8\)"),
+    (ReturnsPartOfDx, ShapeError, r"backward returned float32 of shape \(3, 5\), expected float32 of shape \(3, 8\)"),
     (ReturnsNoDx, ShapeError, r"backward returned NoneType, expected an array of shape \(3, 8\)"),
     (ReturnsNoY, ShapeError, r"forward returned NoneType, expected an array of shape \(3, 8\)"),
     (ReturnsSingleY, ShapeError, r"forward returned float32 of shape \(3, 8\), expected float64"),

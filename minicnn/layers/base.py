@@ -66,7 +66,7 @@ class Layer:
         return self.name or type(self).__name__
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in vars(self).items() if k != "_saved"}  # a copy or a file needs no pass of before
+        return {k: v for k, v in vars(self).items() if k != "_saved"}  # what forward kept goes into no copy and no file
 
     def layers(self) -> list[Layer]:
         """This layer and those inside it, in the order they run."""
