@@ -16,11 +16,12 @@ direction is halved until one entry is left.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from minicnn import inputs
 from minicnn.layers import Layer, sequence
 from minicnn.network import Network
 from minicnn.parameters import Parameter
@@ -90,13 +91,13 @@ def gradcheck(
     each evaluation begins from the same state: the layer stays as it is, and dropout's masks are the same every time.
 
     Raises ValueError, ShapeError or TypeError, by the layer's name, where a layer breaks what every layer promises: shapes
-    and dtype, an input left as it was, arguments kept as attributes, gradients written into the arrays that the optimizer
-    reads, and written anew by each backward.
+    and dtype (in float32 too, in training and in use), an input left as it was, arguments kept as attributes, gradients
+    written into the arrays that the optimizer reads, and written anew by each backward.
     """
     rng = np.random.default_rng(seed)
-    x = np.array(x, np.float64)
-    if x.size == 0:
-        raise ValueError(f"gradcheck: got an input of shape {x.shape}, expected at least one image")
+    x = np.array(inputs.plain(x, "gradcheck"), np.float64)
+    if x.size == 0 or x.ndim < 2:
+        raise ValueError(f"gradcheck: got an input of shape {x.shape}, expected (n, ...), at least one image")
     network = _prepare(layer, x, rng)
     probe = _Probe(network, x)
     _check_promises(probe, x, rng)
@@ -126,7 +127,10 @@ def _prepare(layer, x, rng) -> Network:
         if layer.dtype != "float64":
             raise ValueError(f'gradcheck: got a model of dtype {layer.dtype}, expected dtype="float64"')
         return copy.deepcopy(layer)
-    given = [layer] if isinstance(layer, Layer) else list(layer)
+    given = list(layer) if isinstance(layer, Iterable) else [layer]
+    for one in given:
+        if not isinstance(one, Layer):
+            raise ValueError(f"gradcheck: got {one!r}, expected a layer, a list of layers or a network")
     have = [w.value for one in given for inner in one.layers() for w in inner.weights()]
     layers = copy.deepcopy(given)
     built = have and all(value is not None and value.dtype == np.float64 for value in have)
@@ -177,7 +181,7 @@ def _check_promises(probe: _Probe, x: np.ndarray, rng: np.random.Generator) -> N
     learnt = [(layer, p, p.grad) for layer in layers for p in _learnt(layer)]
     for layer in layers:
         layer.config()
-        _watch(layer)
+    _check_in_float32(probe.network, x)
     dy = rng.standard_normal(probe.forward().shape)
     first, second = probe.backward(dy), probe.backward(dy)
     for layer, p, grad in learnt:
@@ -190,33 +194,42 @@ def _check_promises(probe: _Probe, x: np.ndarray, rng: np.random.Generator) -> N
     for name, a, b in zip(names, first, second, strict=True):
         if not np.array_equal(a, b, equal_nan=True):
             raise ValueError(f"{name} differs between two equal backward passes; write = and not +=, and keep no state")
-    for layer in layers:
-        del layer.forward, layer.backward
+
+
+def _check_in_float32(network: Network, x: np.ndarray) -> None:
+    """In the dtype that one trains in, in use and in training: shapes, dtypes, and that no input is changed."""
+    single = copy.deepcopy(network)
+    own = single.parameters
+    own.values, own.grads, own.statistics = (v.astype(np.float32) for v in (own.values, own.grads, own.statistics))
+    own.make_views()
+    for layer in single.all_layers():
+        _watch(layer)
+    with np.errstate(all="ignore"):  # what is too large for float32 is no mistake of the layer
+        x = x.astype(np.float32)
+        sequence.forward(single.layers, x, training=False)
+        y = sequence.forward(single.layers, x, training=True)
+        sequence.backward(single.layers, np.ones_like(y))
 
 
 def _watch(layer: Layer) -> None:
     """Let the layer's forward and backward raise ValueError where they change x or dy."""
-    forward, backward, given = layer.forward, layer.backward, {}
+    given = {}
 
-    def unchanged(method: str) -> None:
-        for what, (array, copied) in given.items():
-            if not np.array_equal(array, copied, equal_nan=True):
-                raise ValueError(f"{layer.title}: {method} changed its {what} in place; compute on a copy")
+    def watch(method: str, what: str) -> None:
+        run = getattr(layer, method)
 
-    def watched_forward(x: np.ndarray, training: bool = False) -> np.ndarray:
-        given["input"] = x, x.copy()
-        y = forward(x, training)
-        unchanged("forward")
-        return y
+        def watched(array: np.ndarray, *training) -> np.ndarray:
+            given[what] = array, array.copy()
+            result = run(array, *training)
+            for name, (now, before) in given.items():  # backward may have changed the x that forward kept
+                if not np.array_equal(now, before, equal_nan=True):
+                    raise ValueError(f"{layer.title}: {method} changed its {name} in place; compute on a copy")
+            return result
 
-    def watched_backward(dy: np.ndarray) -> np.ndarray:
-        given["dy"] = dy, dy.copy()
-        dx = backward(dy)
-        unchanged("backward")
-        del given["dy"]
-        return dx
+        setattr(layer, method, watched)
 
-    layer.forward, layer.backward = watched_forward, watched_backward
+    watch("forward", "input")
+    watch("backward", "dy")
 
 
 def _slopes(array, direction, forward, y):

@@ -80,9 +80,10 @@ def check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str
     known = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
     fits = known and array.dtype == dtype and array.ndim == len(shape) + 1
     if not fits or array.shape[1:] != shape or n not in (None, len(array)):
-        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        got = f"{array.dtype} of shape {array.shape}" if known else type(array).__name__
         expected = ", ".join(map(str, ("n" if n is None else n, *shape)))
-        raise ShapeError(f"{name}: got {got}, expected {dtype} of shape ({expected})")
+        hint = ": for a single image x[None]" if known and array.shape == shape else ""
+        raise ShapeError(f"{name}: got {got}, expected {dtype} of shape ({expected}){hint}")
 
 
 class Scale:

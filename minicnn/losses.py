@@ -33,7 +33,7 @@ class CrossEntropy:
         truth = one_hot(targets, classes, outputs.dtype)
         weights = np.ones(n, outputs.dtype)
         if self.class_weight is not None:
-            weights = truth @ self._weights(classes).astype(outputs.dtype)
+            weights = truth @ self.weights(classes).astype(outputs.dtype)
         if self.label_smoothing:
             truth = truth * (1 - self.label_smoothing) + self.label_smoothing / classes
         return self.formula(outputs, truth, weights / weights.sum())
@@ -53,17 +53,23 @@ class CrossEntropy:
         loss = -(weights * truth * log_probabilities).sum()
         return float(loss), weights * (np.exp(log_probabilities) - truth)
 
-    def _weights(self, classes: int) -> np.ndarray:
-        if isinstance(self.class_weight, Mapping):
-            weights = np.array([self.class_weight.get(k, 1.0) for k in range(classes)], np.float64)
-            unknown = set(self.class_weight) - set(range(classes))
+    def weights(self, classes: int) -> np.ndarray:
+        """The weight of each class, from class_weight, which must not be None: (classes,). DataError where it is wrong."""
+        weights = self.class_weight
+        if isinstance(weights, Mapping):
+            unknown = [k for k in weights if k not in range(classes)]
             if unknown:
-                raise DataError(f"class_weight: got class {min(unknown)!r}, expected 0 to {classes - 1}")
-        else:
-            weights = np.asarray(self.class_weight, np.float64)
-        if weights.shape != (classes,) or not (np.isfinite(weights) & (weights > 0)).all():
-            raise DataError(f"class_weight: got {self.class_weight!r}, expected {classes} positive numbers")
-        return weights
+                raise DataError(f"class_weight: got class {unknown[0]!r}, expected 0 to {classes - 1}")
+            weights = [weights.get(k, 1.0) for k in range(classes)]
+        try:
+            checked = [number(w, "class_weight", least=1e-30, most=1e30) for w in weights]
+        except (TypeError, ValueError):
+            checked = []
+        if len(checked) != classes:
+            raise DataError(
+                f"class_weight: got {self.class_weight!r}, expected {classes} positive numbers, 1e-30 to 1e30"
+            )
+        return np.array(checked)
 
 
 class MeanSquaredError:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from minicnn.errors import DataError
+from minicnn.inputs import plain
 
 
 def accuracy(labels: ArrayLike, predicted: ArrayLike) -> float:
@@ -83,7 +84,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> 
     is the distance of confidence and accuracy, averaged over the bins by their counts (Naeini, Cooper and Hauskrecht, 2015;
     Guo et al., 2017). `probabilities` is (n, classes), `labels` (n,); what does not fit is a DataError.
     """
-    probabilities = np.asarray(probabilities, dtype=float)
+    probabilities = plain(probabilities, "probabilities").astype(float)
     if probabilities.ndim != 2 or not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise DataError(f"probabilities: expected (n, classes) from 0 to 1, got shape {probabilities.shape}")
     labels, predicted = check_labels(labels, probabilities.argmax(axis=1), probabilities.shape[1])
@@ -125,7 +126,7 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def check_labels(labels: ArrayLike, predicted: ArrayLike, classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Both as int64 arrays of shape (n,); a DataError that names the first thing wrong with them."""
     checked = []
-    for name, values in (("labels", np.asarray(labels)), ("predicted", np.asarray(predicted))):
+    for name, values in (("labels", plain(labels, "labels")), ("predicted", plain(predicted, "predicted"))):
         if values.ndim != 1 or len(values) == 0:
             raise DataError(f"{name}: expected class numbers of shape (n,), n > 0, got shape {values.shape}")
         if not np.issubdtype(values.dtype, np.integer):

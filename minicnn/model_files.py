@@ -103,7 +103,9 @@ def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray |
     with np.errstate(all="ignore"):
         factors = np.array([1 / std, mean / std], np.float32)
     if not (std > 0).all() or not np.isfinite(factors).all():
-        raise ValueError(f"std: got {config['std']!r}, expected numbers that a pixel can be divided by")
+        raise ValueError(
+            f"mean and std: got {config['mean']!r} and {config['std']!r}, expected (pixel - mean) / std finite"
+        )
     return mean, std
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -52,9 +52,14 @@ class Network:
     def _declare(self, layers, input_shape, seed, dtype) -> None:
         if str(dtype) not in ("float32", "float64"):
             raise ValueError(f'dtype: got {dtype!r}, expected "float32" or "float64"')
-        if isinstance(layers, Layer) or not layers or not all(isinstance(layer, Layer) for layer in layers):
-            raise ValueError("layers: expected a list of at least one Layer")
-        self.layers, self.input_shape = list(layers), shape(input_shape, "input_shape")
+        self.layers = list(layers) if isinstance(layers, Iterable) else []
+        wrong = [layer for layer in self.layers if not isinstance(layer, Layer)]
+        if wrong or not self.layers:
+            got = wrong[0] if wrong else layers
+            raise ValueError(
+                f"layers: got {got!r}, expected a list of at least one Layer, such as [Flatten(), Dense(10)]"
+            )
+        self.input_shape = shape(input_shape, "input_shape")
         self.seed, self.dtype = integer(seed, "seed", least=0), str(dtype)
         self.scale = inputs.Scale()
         everything = self.all_layers()

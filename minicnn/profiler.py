@@ -59,9 +59,8 @@ class Profile:
         head = ("layer", "time", "forward", "GFLOP/s", "backward", "GFLOP/s", "MACs", "of peak", "memory")
         rows = [head, *(self._row(layer, longest) for layer in self.layers), self._row(self.total, float("inf"))]
         total = 1e3 * (self.total.forward + self.total.backward)
-        return (
-            f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's; "
-            f"all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s"
+        return f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's" + (
+            f"; all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s" if self.peak else ""
         )
 
     def _row(self, layer: LayerProfile, longest: float) -> tuple[str, ...]:
@@ -125,9 +124,15 @@ def _time_step(network: Network, x: np.ndarray, y: np.ndarray, loss) -> list[lis
 
 
 def _row(step: Layer, forward: float, backward: float, n: int, learns: bool) -> LayerProfile:
-    arrays = [*getattr(step, "buffers", {}).values()]
+    arrays = _buffers(step)
     arrays += [a for one in step.layers() for w in one.weights() for a in (w.value, getattr(w, "grad", None))]
     macs = n * step.macs
     back = macs * (1 + getattr(step, "needs_dx", True)) if learns else 0
     memory = sum(array.nbytes for array in arrays if array is not None)
     return LayerProfile(step.title, float(forward), float(backward), macs, back, memory)
+
+
+def _buffers(step: Layer) -> list[np.ndarray]:
+    """A step's own memory, with that of the steps inside it; a layer that runs as it stands has none."""
+    inner = [*getattr(step, "branch", ()), *getattr(step, "shortcut", ())]
+    return [*getattr(step, "buffers", {}).values(), *(array for one in inner for array in _buffers(one))]

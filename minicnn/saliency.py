@@ -119,8 +119,12 @@ def _chosen(scores: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
 def _place(model: Network, name: str | None) -> int:
     """The index of the layer of that name that gives images, or of the last of them."""
     places = {layer.name: i for i, layer in enumerate(model.layers) if len(layer.output_shape) == 3}
-    if not places or (name is not None and name not in places):
-        raise ValueError(f"layer: got {name!r}, expected one that gives images: {', '.join(places) or 'there is none'}")
+    if not places:
+        raise ValueError(
+            f"grad_cam: got a network for {model.input_shape}, expected one with a layer that gives images"
+        )
+    if name is not None and name not in places:
+        raise ValueError(f"layer: got {name!r}, expected one that gives images: {', '.join(places)}")
     return places[name] if name is not None else list(places.values())[-1]
 
 

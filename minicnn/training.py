@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn import engine, inputs, losses, optimizers, schedules
-from minicnn.arguments import integer
+from minicnn.arguments import integer, number
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint
 from minicnn.errors import DivergedError, ShapeError
@@ -76,7 +76,7 @@ def fit(
         plain_loss=loss,
         schedule=schedule or schedules.constant(optimizer.learning_rate),
         augment=augment,
-        callbacks=[callbacks] if isinstance(callbacks, Callback) else list(callbacks),
+        callbacks=list(callbacks) if isinstance(callbacks, Iterable) else [callbacks],
         seed=integer(seed, "seed", least=0),
         verbose=verbose,
     )
@@ -153,8 +153,11 @@ def _check_settings(run: Run, checkpoint: Checkpoint | None) -> None:
             raise ValueError(f"callbacks: got {callback!r}, expected Callback objects, such as EarlyStopping()")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         raise ValueError(f"checkpoint: got {checkpoint!r}, expected minicnn.Checkpoint(path)")
+    if isinstance(run.loss, losses.CrossEntropy) and run.loss.class_weight is not None:
+        run.loss.weights(run.model.output_shape[-1])
     if not callable(run.schedule):
         raise ValueError(f"schedule: got {run.schedule!r}, expected a function from the step to the learning rate")
+    number(run.schedule(0), "schedule(0)", least=0)
     if run.augment is not None and not hasattr(run.augment, "draw"):
         raise ValueError(f"augment: got {run.augment!r}, expected an Augment")
     if run.augment is not None and run.images.ndim != 4:

@@ -312,6 +312,38 @@ class ReturnsSingleDx(Times):
         return super().backward(dy).astype("float32")
 
 
+class ReturnsDoubleY(Times):
+    """Right in float64, in which gradients are checked, and not in float32, in which one trains."""
+
+    def forward(self, x, training=False):
+        return super().forward(x, training) * np.ones(x.shape[-1])
+
+    def backward(self, dy):
+        return super().backward(dy).astype(dy.dtype)
+
+
+class ReturnsDoubleDx(Times):
+    def backward(self, dy):
+        return super().backward(dy) * np.ones(dy.shape[-1])
+
+
+class ReturnsAMask(Times):
+    def forward(self, x, training=False):
+        return np.ma.masked_less(super().forward(x, training), 0)
+
+
+class ReturnsLessInUse(Times):
+    def forward(self, x, training=False):
+        return super().forward(x, training)[:, : None if training else 5]
+
+
+class ScalesItsInputInUse(Times):
+    def forward(self, x, training=False):
+        if not training:
+            x *= 2
+        return super().forward(x, training)
+
+
 class ScalesItsInput(Times):
     def forward(self, x, training=False):
         y = super().forward(x.copy(), training)
@@ -359,13 +391,18 @@ class ForgetsAnArgument(Times):
 MISTAKES = [
     (Replaces, ValueError, r"write self\.t\.grad\[\.\.\.\] = "),
     (Accumulates, ValueError, r"t\.grad.* write = and not \+="),
-    (BuildsAnotherShape, ShapeError, r"forward returned float64 of shape \(3, 8\), expected float64 of shape \(3, 9\)"),
+    (BuildsAnotherShape, ShapeError, r"forward returned float32 of shape \(3, 8\), expected float32 of shape \(3, 9\)"),
     (BuildsNothing, ShapeError, r"build returned None, expected the output's shape, such as"),
-    (ReturnsPartOfDx, ShapeError, r"backward returned float64 of shape \(3, 5\), expected float64 of shape \(3, 8\)"),
+    (ReturnsPartOfDx, ShapeError, r"backward returned float32 of shape \(3, 5\), expected float32 of shape \(3, 8\)"),
     (ReturnsNoDx, ShapeError, r"backward returned NoneType, expected an array of shape \(3, 8\)"),
     (ReturnsNoY, ShapeError, r"forward returned NoneType, expected an array of shape \(3, 8\)"),
     (ReturnsSingleY, ShapeError, r"forward returned float32 of shape \(3, 8\), expected float64"),
     (ReturnsSingleDx, ShapeError, r"backward returned float32 of shape \(3, 8\), expected float64"),
+    (ReturnsDoubleY, ShapeError, r"forward returned float64 of shape \(3, 8\), expected float32 .*astype\(x.dtype\)"),
+    (ReturnsDoubleDx, ShapeError, r"backward returned float64 of shape \(3, 8\), expected float32 .*astype\(x.dtype\)"),
+    (ReturnsAMask, ShapeError, r"forward returned MaskedArray, expected an array of shape \(3, 8\)"),
+    (ReturnsLessInUse, ShapeError, r"forward returned float32 of shape \(3, 5\), expected float32 of shape \(3, 8\)"),
+    (ScalesItsInputInUse, ValueError, r"input .*in place.* copy"),
     (ScalesItsInput, ValueError, r"input .*in place.* copy"),
     (ClipsItsInput, ValueError, r"input .*in place.* copy"),
     (ScalesItsInputInBackward, ValueError, r"input .*in place.* copy"),
@@ -393,6 +430,20 @@ def test_a_mistake_that_no_difference_shows_is_told_in_one_line(wrong, kind, mes
     names = {"alone": f"({wrong.__name__}|{name}_1)", "in a block": f"(residual_1/)?{name}_2"}
     assert re.match(rf"{names.get(surroundings, f'{name}_1')}\b.*{message}", str(caught.value)), caught.value
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "message"),
+    [
+        (Dense, normal(3, 8), "gradcheck: got <class .*Dense'>, expected a layer, a list of layers or a network"),
+        ([Dense(3), None], normal(3, 8), "gradcheck: got None, expected a layer"),
+        (Dense(3), normal(8), r"gradcheck: got an input of shape \(8,\), expected \(n, ...\)"),
+        (Dense(3), np.ma.masked_less(normal(3, 8), 0), "gradcheck: got a masked array, expected a plain one"),
+    ],
+)
+def test_what_is_no_layer_or_no_batch_is_refused(layer, x, message):
+    with pytest.raises(ValueError, match=message):
+        gradcheck(layer, x)
 
 
 def test_what_these_mistakes_were_made_from_is_right():

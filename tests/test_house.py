@@ -32,8 +32,8 @@ LEVELS = """
     run
     network
     engine  data  plots
-    layers  losses  optimizers  inputs  metrics
-    initializers  parameters  seeds  schedules  archive  signals  tables
+    layers  losses  optimizers  metrics
+    inputs  initializers  parameters  seeds  schedules  archive  signals  tables
     files  arguments  say  versions
     errors
 """

@@ -355,8 +355,8 @@ def test_a_pool_whose_padding_would_leave_an_empty_window_is_refused():
         (lambda: BatchNorm(epsilon=0), "epsilon: got 0, expected a finite number, above 0"),
         (lambda: Sequential([Dense(2, kernel_initializer="xavier")], (3,)), "initializer: got 'xavier', expected"),
         (lambda: Sequential([DepthwiseConv2D(2, kernel_initializer="xavier")], IMAGE), "initializer: got 'xavier'"),
-        (lambda: Sequential([]), "layers: expected a list of at least one Layer"),
-        (lambda: Sequential([Dense]), "layers: expected a list"),
+        (lambda: Sequential([]), "layers: got .*, expected a list of at least one Layer"),
+        (lambda: Sequential([Dense]), "layers: got <class .*Dense.>, expected a list"),
         (lambda: Sequential([Flatten()], dtype="float16"), "dtype: got 'float16'"),
     ],
 )
@@ -696,6 +696,7 @@ WRONG = {
     "float64": (lambda a: a.astype("float64"), r"float64 of shape \(6, .*, expected float32 of shape"),
     "integers": (lambda a: a.astype("int32"), r"int32 of shape \(6, .*, expected float32 of shape"),
     "None": (lambda a: None, r"NoneType, expected an array of shape \(6, "),
+    "a masked array": (lambda a: np.ma.masked_less(a, 0), r"MaskedArray, expected an array of shape \(6, "),
     "a list": (lambda a: a.tolist(), r"list, expected an array of shape \(6, "),
 }
 

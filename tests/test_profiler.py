@@ -43,12 +43,24 @@ def test_a_profile_has_every_step_and_its_multiply_adds(batch, backend):
     assert report.total.forward == sum(row.forward for row in report.layers)
     assert report.total.forward_macs == 6 * model.macs
     assert report.batch == 6
+    assert ("measured peak" in str(report)) == (backend == "numba")  # NumPy's is not measured
     assert math.isfinite(report.peak) and (report.peak > 0 if backend == "numba" else report.peak == 0)
 
 
 def test_memory_is_what_the_step_holds(batch):
     convolution = network().profile(*batch, steps=1).layers[0]
     assert convolution.memory == 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4))  # output, weights, gradients
+
+
+def test_a_blocks_memory_is_that_of_the_steps_inside_it_too(batch):
+    model = network()
+    report = model.profile(*batch, steps=1)
+    [block] = [step for step in model.steps if step.title.startswith("residual_1")]
+    inner = sum(array.nbytes for step in block.branch for array in step.buffers.values())
+    own = sum(array.nbytes for array in block.buffers.values())
+    weights = sum(a.nbytes for w in block.branch[0].layers()[0].weights() for a in (w.value, w.grad))
+    [row] = [row for row in report.layers if row.name == block.title]
+    assert inner > 0 and row.memory > own + inner + weights  # and batch norm's four arrays
 
 
 def test_a_profile_changes_no_weight_no_statistic_and_no_later_mask(batch):

@@ -152,7 +152,10 @@ def test_maps_are_stretched_between_the_middles_of_their_pixels():
             lambda model, x: grad_cam(model, x, layer="dense_1"),
             "layer: got 'dense_1', expected one that gives images: conv2d_1",
         ),
-        (lambda model, x: grad_cam(Sequential([Dense(2)], (4,)), x), "expected one that gives images: there is none"),
+        (
+            lambda model, x: grad_cam(Sequential([Dense(2)], (4,)), x),
+            r"got a network for \(4,\), expected one with a layer that gives images",
+        ),
         (
             lambda model, x: saliency(Sequential([Conv2D(2, 3)], (9, 7, 2)), x),
             r"conv2d_1: got output shape \(9, 7, 2\)",

@@ -2,8 +2,9 @@
 
 Faster because each pass reads x once. The batch's mean and variance are gathered together, from the squares of the
 differences from the mean of the rows before, which are then put right for the mean that all rows have (as Welford, 1962, and
-Chan, Golub and LeVeque, 1979): no outlier and no large mean swallows a small variance. The rows are dealt into a fixed
-number of parts, and the parts' sums joined in order.
+Chan, Golub and LeVeque, 1979): no outlier and no large mean swallows a small variance. x is taken from the rounded mean
+before it is scaled, and what rounding took from the mean is in the shift, so that a large mean costs no digits there
+either. The rows are dealt into a fixed number of parts, and the parts' sums joined in order.
 """
 
 from __future__ import annotations
@@ -60,14 +61,15 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @parallel
-def _scale_shift(part, block, x, scale, shift, relu, y):
+def _scale_shift(part, block, x, centre, scale, shift, relu, y):
+    """y = scale * (x - centre) + shift, channel by channel, and ReLU."""
     m, c = x.shape
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     like = zeros(x, block)[0]
     for k in range(0, c, len(like)):
-        a, b = load(like, scale, k), load(like, shift, k)
+        a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         for i in chunk(part, m):
-            v = fma(a, load_prefetching(like, flat_x, i * c + k), b)
+            v = fma(a, load_prefetching(like, flat_x, i * c + k) - middle, b)
             if relu:
                 v = maximum0(v)
             store_prefetching(flat_y, i * c + k, v)
@@ -91,20 +93,19 @@ def _sums_backward(part, block, dy, x, y, mean, relu, sums, products):
 
 
 @parallel
-def _dx(part, block, dy, x, y, relu, a, b, d, dx):
-    """dx = a * dy + b * x + d, channel by channel."""
+def _dx(part, block, dy, x, y, relu, centre, a, b, d, dx):
+    """dx = a * dy + b * (x - centre) + d, channel by channel."""
     m, c = x.shape
     flat_dy, flat_x, flat_y, flat_dx = dy.reshape(-1), x.reshape(-1), y.reshape(-1), dx.reshape(-1)
     like = zeros(x, block)[0]
     for k in range(0, c, len(like)):
-        by_dy, by_x, shift = load(like, a, k), load(like, b, k), load(like, d, k)
+        by_dy, by_x, shift, middle = load(like, a, k), load(like, b, k), load(like, d, k), load(like, centre, k)
         for i in chunk(part, m):
             v = load_prefetching(like, flat_dy, i * c + k)
             if relu:
                 v = gate(v, load_prefetching(like, flat_y, i * c + k))
-            store_prefetching(
-                flat_dx, i * c + k, fma(by_dy, v, fma(by_x, load_prefetching(like, flat_x, i * c + k), shift))
-            )
+            from_middle = load_prefetching(like, flat_x, i * c + k) - middle
+            store_prefetching(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, from_middle, shift)))
 
 
 class BatchNorm(Step):
@@ -121,27 +122,29 @@ class BatchNorm(Step):
             layer.update_running(mean.astype(dtype), variance.astype(dtype), len(rows))
         inverse_std = 1 / np.sqrt(variance + layer.epsilon)
         scale = layer.gamma.value * inverse_std
-        shift = layer.beta.value - mean * scale
+        centre = mean.astype(dtype)
+        shift = layer.beta.value + (centre - mean) * scale  # what rounding took from the mean
         scale, shift = scale.astype(dtype, copy=False), shift.astype(dtype, copy=False)
-        _scale_shift(MOVED * x.size, one_row(c, dtype), rows, scale, shift, self.relu, y.reshape(-1, c))
+        _scale_shift(MOVED * x.size, one_row(c, dtype), rows, centre, scale, shift, self.relu, y.reshape(-1, c))
         if training:
             self.save_for_backward(x, y, mean, inverse_std)
         return y
 
     def backward(self, dy):
-        """The layer's formula for dx, collected into one number each for dy, x and 1."""
+        """The layer's formula for dx, collected into one number each for dy, x - mean and 1."""
         (x, y, mean, inverse_std), layer, (dtype, c) = self.saved, self.layer, (dy.dtype, dy.shape[-1])
         dy, x, y = (array.reshape(-1, c) for array in (contiguous(dy), x, y))
         block, m = one_row(c, dtype), len(x)
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        _sums_backward(MOVED * x.size, block, dy, x, y, mean.astype(dtype), self.relu, sums, products)
+        centre = mean.astype(dtype)
+        _sums_backward(MOVED * x.size, block, dy, x, y, centre, self.relu, sums, products)
         total = sums.sum(axis=0, dtype=np.float64)
-        product = products.sum(axis=0, dtype=np.float64) * inverse_std
+        product = (products.sum(axis=0, dtype=np.float64) + (centre - mean) * total) * inverse_std
         layer.beta.grad[...], layer.gamma.grad[...] = total, product
         a = layer.gamma.value * inverse_std
         b = -a * product * inverse_std / m
-        numbers = (number.astype(dtype) for number in (a, b, -a * total / m - b * mean))
+        numbers = (number.astype(dtype) for number in (a, b, b * (centre - mean) - a * total / m))
         dx = self.dx((len(self.saved[0]), *self.input_shape), dtype)
         if self.needs_dx:
-            _dx(MOVED * x.size, block, dy, x, y, self.relu, *numbers, dx.reshape(-1, c))
+            _dx(MOVED * x.size, block, dy, x, y, self.relu, centre, *numbers, dx.reshape(-1, c))
         return dx

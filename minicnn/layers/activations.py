@@ -35,7 +35,7 @@ class Activation(Layer):
 
 
 class ReLU(Activation):
-    """max(0, x). The gate is shut, with slope 0, where x is not above 0, and open elsewhere, for NaN too: it stays NaN."""
+    """max(0, x): slope 1 where x > 0 and 0 where x <= 0. At NaN the slope is 1 too, so that no NaN is hidden."""
 
     def f(self, x):
         return np.maximum(x, 0)

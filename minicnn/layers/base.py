@@ -66,7 +66,7 @@ class Layer:
         return self.name or type(self).__name__
 
     def __getstate__(self) -> dict:
-        return {k: v for k, v in vars(self).items() if k != "_saved"}  # a copy or a file needs no pass of before
+        return {k: v for k, v in vars(self).items() if k != "_saved"}  # what forward kept goes into no copy and no file
 
     def layers(self) -> list[Layer]:
         """This layer and those inside it, in the order they run."""
@@ -95,9 +95,9 @@ class Layer:
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self).__init__).parameters
-        usual = {name: (p.default, (p.default, p.default)) for name, p in parameters.items()}
-        told = {k: v for k, v in self.config().items() if v not in usual.get(k, ())}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in told.items())})"
+        usual = {name: (repr(p.default), repr((p.default, p.default))) for name, p in parameters.items()}
+        told = [f"{k}={v!r}" for k, v in self.config().items() if repr(v) not in usual.get(k, ())]
+        return f"{type(self).__name__}({', '.join(told)})"
 
     def shape_error(self, input_shape: tuple[int, ...], expected: str) -> ShapeError:
         """The error for an input this layer cannot take."""

@@ -19,8 +19,9 @@ class BatchNorm(Layer):
         xhat = (x - mean) / sqrt(variance + epsilon)        y = activation(gamma * xhat + beta)
 
     In training, mean and (biased) variance of each channel are the batch's, over all axes but the last. The running ones
-    move towards them: running = momentum * running + (1 - momentum) * batch's, the variance taken with m - 1 as in
-    PyTorch. In use the running ones serve, so that a prediction does not depend on the batch it came in.
+    move towards them: running = momentum * running + (1 - momentum) * batch's, with the unbiased variance, which divides
+    by one less than the numbers that a channel has, as in PyTorch. In use the running ones serve, so that a prediction
+    does not depend on the batch it came in.
 
     With m numbers a channel, the chain rule, through mean and variance too, gives
 

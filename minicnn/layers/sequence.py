@@ -50,11 +50,12 @@ def backward(steps: Sequence[Layer], dy: np.ndarray) -> np.ndarray:
 
 def check(step: Layer, method: str, result: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """The result, if it is an array of this shape and dtype; else an error that names the layer."""
-    if not isinstance(result, np.ndarray):
+    if not isinstance(result, np.ndarray) or isinstance(result, np.ma.MaskedArray):
         raise ShapeError(f"{step.title}: {method} returned {type(result).__name__}, expected an array of shape {shape}")
     if result.shape != shape or result.dtype != dtype:
         got = f"{result.dtype} of shape {result.shape}"
-        raise ShapeError(f"{step.title}: {method} returned {got}, expected {dtype} of shape {shape}")
+        hint = "; write .astype(x.dtype)" if result.shape == shape else ""
+        raise ShapeError(f"{step.title}: {method} returned {got}, expected {dtype} of shape {shape}{hint}")
     return result
 
 

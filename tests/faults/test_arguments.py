@@ -119,13 +119,31 @@ def test_optimizers_losses_callbacks_and_augment_take_plain_numbers_or_refuse(ki
         (dict(input_shape=(6, 6, 0)), r"input_shape: got \(6, 6, 0\)"),
         (dict(input_shape=[1] * 33), r"input_shape: got \[1, "),
         (dict(dtype="float16"), "dtype: got 'float16'"),
-        (dict(layers=[]), "layers: expected a list of at least one Layer"),
+        (dict(layers=[]), r"layers: got \[\], expected a list of at least one Layer"),
+        (dict(layers=layers.Dense(3)), r"layers: got Dense\(units=3\), expected a list"),
+        (dict(layers=layers.Dense), "layers: got <class .*Dense'>, expected a list"),
+        (dict(layers=[layers.Flatten(), layers.Dense]), "layers: got <class .*Dense'>, expected a list"),
+        (dict(layers=None), "layers: got None, expected a list"),
         (dict(layers=[layers.ReLU() for _ in range(5001)]), "layers: got 5,001, expected at most 5,000"),
     ],
 )
 def test_what_a_model_cannot_be_is_refused_when_it_is_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         minicnn.Sequential(**{"layers": [layers.Flatten(), layers.Dense(3)]} | arguments)
+
+
+def test_layers_may_come_from_a_generator():
+    model = minicnn.Sequential(kind() for kind in (layers.Flatten, layers.ReLU))
+    assert [layer.name for layer in model.layers] == ["flatten_1", "relu_1"]
+
+
+def test_a_layer_whose_argument_is_an_array_can_be_printed():
+    class Scaled(layers.Layer):
+        def __init__(self, by=None):
+            self.by = by
+
+    assert repr(Scaled(np.array([1, 2]))) == "Scaled(by=array([1, 2]))"
+    assert repr(Scaled()) == "Scaled()"
 
 
 def test_a_shape_may_be_a_list_or_an_array_and_a_seed_any_whole_number(tmp_path):

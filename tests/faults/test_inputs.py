@@ -224,6 +224,9 @@ MASKED = {
     "predict": lambda model, x, y: model.predict(np.ma.masked_greater(x, 100)),
     "evaluate, labels": lambda model, x, y: model.evaluate(x, np.ma.masked_greater(y, 1)),
     "forward": lambda model, x, y: model.forward(np.ma.masked_greater(x.astype(np.float32), 100)),
+    "class_weight": lambda model, x, y: model.fit(x, y, class_weight=np.ma.array([1.0] * 3, mask=[1, 0, 0])),
+    "accuracy": lambda model, x, y: minicnn.metrics.accuracy(np.ma.masked_greater(y, 1), y),
+    "calibration": lambda model, x, y: minicnn.metrics.calibration(y, np.ma.masked_less(model.predict(x), 0.1)),
     "set_weights": lambda model, x, y: model.set_weights([np.ma.masked_greater(w, 0) for w in model.get_weights()]),
 }
 
@@ -232,7 +235,8 @@ MASKED = {
 def test_a_masked_array_is_refused_and_not_laid_bare(way):
     model = net()
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"(images|targets|conv2d_1/w): got a masked|forward: got"):
+    named = r"(images|targets|labels|probabilities|conv2d_1/w): got a masked|(forward|class_weight): got .*mask"
+    with pytest.raises(ValueError, match=rf"(?is){named}"):
         MASKED[way](model, X, Y)
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
@@ -243,6 +247,8 @@ def test_a_single_image_is_told_how_to_become_a_batch():
         ShapeError, match=r"got shape \(8, 6, 2\), expected \(n, 8, 6, 2\): for a single image x\[None\]"
     ):
         net().predict(X[0])
+    with pytest.raises(ShapeError, match=r"forward: got .*\(8, 6, 2\), expected .*: for a single image x\[None\]"):
+        net().forward(X[0].astype(np.float32))
     grey = Sequential([Flatten(), Dense(3)], (8, 6, 1))
     with pytest.raises(ShapeError, match=r"got shape \(8, 6\), expected \(n, 8, 6, 1\): for a single image x\[None\]"):
         grey.predict(X[0, :, :, 0])
