@@ -16,7 +16,7 @@ import numpy as np
 
 from minicnn.arguments import flag, integer, number
 from minicnn.errors import DivergedError
-from minicnn.files import atomic_write
+from minicnn.files import atomic_write, check_target
 from minicnn.run import Run
 from minicnn.say import warn
 
@@ -121,7 +121,7 @@ class ModelCheckpoint(_Monitor):
 
     def on_train_begin(self, run: Run) -> None:
         super().on_train_begin(run)
-        self.filled(run)
+        check_target(self.filled(run))
 
     def on_epoch_end(self, run: Run) -> None:
         if not self.watches or self.improved(run):
@@ -166,6 +166,10 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | os.PathLike, keep_going: bool = False):
         self.path, self.keep_going = path, flag(keep_going, "keep_going")
+
+    def on_train_begin(self, run: Run) -> None:
+        if not self.keep_going:
+            check_target(self.path)
 
     def on_epoch_end(self, run: Run) -> None:
         text = io.StringIO(newline="")

@@ -63,6 +63,13 @@ def target_of(path: str | os.PathLike) -> Path:
     return Path(os.path.realpath(path))
 
 
+def check_target(path: str | os.PathLike) -> None:
+    """OSError where no file can ever be written: its folder is missing, or it is no regular file."""
+    file_status(path)
+    if not target_of(path).parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder is missing", str(path))
+
+
 def file_status(path: str | os.PathLike) -> os.stat_result | None:
     """A file's mode and owner, None where there is no file; raises OSError for what is no regular file."""
     try:

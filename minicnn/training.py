@@ -157,7 +157,6 @@ def _check_settings(run: Run, checkpoint: Checkpoint | None) -> None:
         run.loss.weights(run.model.output_shape[-1])
     if not callable(run.schedule):
         raise ValueError(f"schedule: got {run.schedule!r}, expected a function from the step to the learning rate")
-    number(run.schedule(0), "schedule(0)", least=0)
     if run.augment is not None and not hasattr(run.augment, "draw"):
         raise ValueError(f"augment: got {run.augment!r}, expected an Augment")
     if run.augment is not None and run.images.ndim != 4:
@@ -221,7 +220,8 @@ def train_step(run: Run, index: np.ndarray) -> None:
     if run.augment is not None:
         rng = generator("augmentation", run.seed, run.epoch, run.batch)
         matrix, holes = run.augment.draw(len(index), run.images.shape[1:3], rng)
-    targets, rate = run.targets[index], float(run.schedule(run.step) * run.rate_scale)
+    targets = run.targets[index]
+    rate = run.rate_scale * number(run.schedule(run.step), f"schedule({run.step})", least=0)
     with model.lock:
         outputs = model.forward(model.batch(run.images, index, matrix, holes), training=True)
         value, doutputs = engine.fast(run.loss)(outputs, targets)

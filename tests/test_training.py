@@ -1275,6 +1275,14 @@ def test_a_callback_that_cannot_do_its_work_is_refused_before_the_first_step(cal
     assert not model.parameters.grads.any()
 
 
+@pytest.mark.parametrize("kind", [lambda path: ModelCheckpoint(path, "loss"), CSVLogger])
+def test_a_folder_that_is_missing_is_told_before_the_first_step(kind, tmp_path):
+    model = linear()
+    with pytest.raises(FileNotFoundError, match="its folder is missing.*nowhere"):
+        train(model, *blobs(), epochs=1, callbacks=[kind(tmp_path / "nowhere" / "a file")])
+    assert not model.parameters.grads.any()
+
+
 def test_what_watches_validation_wants_validation_data_before_the_first_step():
     with pytest.raises(ValueError, match=r"'val_loss', expected one of loss, .*; give fit validation_data$"):
         train(linear(), *blobs(), epochs=2, callbacks=[EarlyStopping()])
