@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
+from minicnn.commands import check_gradients, train
+from minicnn.data import __main__ as data
 from minicnn.explain import commands as explain
 from minicnn.learn import commands as learn
 
 COMMANDS = {
+    "train": (train.main, "train a network and show what it learnt and what it got wrong"),
     "learn": (learn.main, "write the parts of a network yourself"),
     "explain": (explain.main, "a page that shows every sum of a network for one image"),
+    "data": (data.main, "the data as files"),
+    "check-gradients": (check_gradients.main, "every layer's gradient against differences"),
 }
 
 

@@ -17,6 +17,8 @@ import pytest
 import minicnn
 from minicnn import Sequential, optimizers
 from minicnn.callbacks import ReduceLROnPlateau
+from minicnn.commands import check_gradients
+from minicnn.commands import train as train_command
 from minicnn.data import load_fashion_mnist, save_csv
 from minicnn.engine.step import Step
 from minicnn.network import Network
@@ -154,14 +156,11 @@ def test_the_bundled_sample_trains_on_compiled_kernels(tmp_path):
         (["--data", "sample", "--out", "a file"], "error: [Errno 17] File exists: 'a file'"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):
+def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "a file").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(TRAIN), *arguments])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(TRAIN), run_name="__main__")
-    assert str(caught.value.code).startswith(message)  # Python prints it to stderr, and exits with 1
-    assert len(str(caught.value.code).splitlines()) == 1
+    assert train_command.main(arguments) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +179,9 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch
         ),
     ],
 )
-def test_a_wrong_flag_is_told_behind_the_usage(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(TRAIN), *arguments])
+def test_a_wrong_flag_is_told_behind_the_usage(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(TRAIN), run_name="__main__")
+        train_command.main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
@@ -219,13 +217,13 @@ def test_check_gradients_finds_all_correct(tmp_path):
 
 
 def test_check_gradients_knows_every_layer():
-    cases = runpy.run_path(str(EXAMPLES / "check_gradients.py"))["cases"]()
+    cases = check_gradients.cases()
     alone = {type(layer).__name__ for layer, _ in cases if not isinstance(layer, list)}
     assert alone == set(minicnn.layers.__all__) - {"Layer"}
 
 
 def test_check_gradients_knows_runs_of_layers_that_the_engine_makes_one_step_of():
-    cases = runpy.run_path(str(EXAMPLES / "check_gradients.py"))["cases"]()
+    cases = check_gradients.cases()
     fused = set()
     for layers, shape in cases:
         if isinstance(layers, list):

@@ -22,6 +22,7 @@ README = HOUSE.parent / "README.md"
 # From top to bottom: a module, or a package as a whole, imports what stands on lines below its own and nothing else.
 LEVELS = """
     __main__
+    commands
     learn  explain
     minicnn
     recipes

@@ -1278,7 +1278,7 @@ def test_a_callback_that_cannot_do_its_work_is_refused_before_the_first_step(cal
 @pytest.mark.parametrize("kind", [lambda path: ModelCheckpoint(path, "loss"), CSVLogger])
 def test_a_folder_that_is_missing_is_told_before_the_first_step(kind, tmp_path):
     model = linear()
-    with pytest.raises(FileNotFoundError, match="its folder is missing.*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"its folder is missing.*nowhere"):
         train(model, *blobs(), epochs=1, callbacks=[kind(tmp_path / "nowhere" / "a file")])
     assert not model.parameters.grads.any()
 

@@ -18,7 +18,7 @@ from minicnn.say import say, warn
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code, 1 with one line on stderr where it failed."""
-    parser = argparse.ArgumentParser(prog="python -m minicnn.data", description="Fashion-MNIST as files.")
+    parser = argparse.ArgumentParser(prog="minicnn data", description="Fashion-MNIST as files.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("export-csv", f"write {TRAIN_CSV} and {TEST_CSV} as Kaggle has them"),

@@ -74,7 +74,9 @@ def page(model: Network, image: np.ndarray, label=None, class_names=None, title=
 def _in_scope(name: str, script: str) -> str:
     """A module as a function that runs at once: its imports come from `modules`, where its exports go."""
     exported = re.findall(r"^export (?:function|const|class) (\w+)", script, re.MULTILINE)
-    script = re.sub(r'^import (\{[^}]*\}) from "\./(\w+)\.mjs";$', r"const \1 = modules.\2;", script, flags=re.MULTILINE)
+    script = re.sub(
+        r'^import (\{[^}]*\}) from "\./(\w+)\.mjs";$', r"const \1 = modules.\2;", script, flags=re.MULTILINE
+    )
     script = re.sub(r"^export ", "", script, flags=re.MULTILINE)
     return f"modules.{name} = (() => {{\n{script}\nreturn {{ {', '.join(exported)} }};\n}})();"
 

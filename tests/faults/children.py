@@ -232,16 +232,18 @@ def run(arguments, images=96, every=500, die_at=0, slow=0.0, most=0) -> None:
     """The program, on so many training images. It saves each `every` steps, kills itself before the die_at-th operation
     on files, takes so many seconds for an fsync, and can write no file larger than `most` bytes."""
     import minicnn
-    from minicnn import data, plots
+    from minicnn import plots
+    from minicnn.commands import train
     from minicnn.data.fashion_mnist import load_fashion_mnist
 
     minicnn.set_threads(1)  # a pool of threads does not survive a fork
     whole = load_fashion_mnist("sample", verbose=False)
     part = {f"train_{kind}": getattr(whole, f"train_{kind}")[:images] for kind in ("images", "labels")}
     part |= {f"test_{kind}": getattr(whole, f"test_{kind}")[:50] for kind in ("images", "labels")}
-    data.load_fashion_mnist = lambda *arguments: dataclasses.replace(whole, **part)
+    train.load_fashion_mnist = lambda *arguments: dataclasses.replace(whole, **part)
     for name in ("curves", "errors", "confusion", "mistakes", "reliability", "augmentation_grid", "filters"):
         setattr(plots, name, lambda *arguments, **options: None)
+    train.explain = lambda *arguments: None
     minicnn.Checkpoint.__init__.__defaults__ = (every, False)
     if most:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -309,7 +311,8 @@ def _serve() -> None:
                 sys.stdout = open(1, "w", buffering=1, closefd=False)
                 _child(task)
         else:
-            run(task["arguments"], images=16)  # here, so that the children find the kernels loaded
+            with suppress(SystemExit):
+                run(task["arguments"], images=16)  # here, so that the children find the kernels loaded
             answer = True
         print(json.dumps(answer), file=answers, flush=True)
 

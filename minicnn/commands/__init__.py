@@ -1,0 +1,1 @@
+"""The commands of `minicnn`, a file each; those of `minicnn learn` and `minicnn explain` stand with what they command."""

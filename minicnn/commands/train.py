@@ -1,0 +1,243 @@
+"""`minicnn train`: train a network and show what it learnt and what it got wrong.
+
+    minicnn train                        # 3 epochs of the default recipe
+    minicnn train --recipe seed          # the Keras notebook this project began from
+    minicnn train --train-csv fashion-mnist_train.csv --test-csv fashion-mnist_test.csv
+
+A run leaves in runs/<time>/: metrics.json, history.csv, model.npz and the pictures curves.png, errors.png, confusion.png,
+mistakes.png, reliability.png, augmentation.png and filters.png; and worst.html, a page that shows every sum that the network
+made of the image it got most wrong. The test images are scored once, after the last epoch;
+what is watched during training is a part of the training images that is held out. checkpoint.npz is what --resume goes on
+from, when a run was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+import minicnn
+from minicnn import Checkpoint, losses, metrics, plots
+from minicnn.callbacks import CSVLogger
+from minicnn.data import duplicates, load_fashion_mnist, split
+from minicnn.errors import CheckpointError
+from minicnn.explain import explain
+from minicnn.files import atomic_write, lock, remove, temporaries
+from minicnn.layers.activations import softmax
+from minicnn.recipes import RECIPES
+from minicnn.say import say, warn
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as the arguments say; the exit code, 1 where a mistake was told in one line, 130 after Ctrl-C."""
+    options = parsed(arguments)
+    try:
+        run(options)
+    except (ValueError, ArithmeticError, OSError, CheckpointError) as error:
+        warn(f"error: {error}")
+    except MemoryError as error:
+        warn(f"error: not enough memory ({error}); try a smaller --batch-size")
+    except KeyboardInterrupt:
+        warn(f"\ninterrupted: nothing was scored; the same command with --resume --out '{options.out}' goes on")
+        return 130
+    else:
+        return 0
+    return 1
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser(
+        prog="minicnn train",
+        description="Train a network on Fashion-MNIST and show what it learnt and what it got wrong.",
+    )
+    parser.add_argument("--recipe", choices=RECIPES, default="default")
+    parser.add_argument("--optimizer", help="instead of the recipe's own: " + _optimizers())
+    parser.add_argument("--epochs", type=_whole(1), help="instead of the recipe's own")
+    parser.add_argument("--batch-size", type=_whole(1), help="instead of the recipe's own")
+    parser.add_argument(
+        "--validation", type=_share, help="share of the training images to hold out, instead of the recipe's"
+    )
+    parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
+    parser.add_argument("--train-csv", help="Kaggle's fashion-mnist_train.csv")
+    parser.add_argument("--test-csv", help="Kaggle's fashion-mnist_test.csv")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results, where a finished run is replaced (default: runs/<time>)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or begin it there")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="a checkpoint or a history that cannot be written is only a warning"
+    )
+    parser.add_argument("--seed", type=_whole(0), default=0, help="of weights, order, augmentation and dropout")
+    parser.add_argument("--threads", type=_whole(1), help="default: one for each core")
+    parser.add_argument("--backend", choices=("numba", "numpy"), default="numba")
+    options = parser.parse_args(arguments)
+    if options.optimizer not in (None, *RECIPES[options.recipe].optimizers):
+        parser.error(f"--optimizer: got {options.optimizer}; for recipe {options.recipe}: {_optimizers()}")
+    if options.resume and not options.out:
+        parser.error("--resume: expected --out, the folder of the run to go on with")
+    options.out = options.out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return options
+
+
+def _optimizers() -> str:
+    return "; ".join(f"{name}: {', '.join(recipe.optimizers)}" for name, recipe in RECIPES.items())
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of at least {least}")
+        return int(text)
+
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a number from 0 to less than 1")
+    return share
+
+
+def run(options: argparse.Namespace) -> None:
+    """Data, training, the score, the pictures."""
+    start = time.perf_counter()
+    minicnn.use_backend(options.backend)
+    if options.threads:
+        minicnn.set_threads(options.threads)
+    data = load_fashion_mnist(options.data, options.train_csv, options.test_csv)
+    out = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        checkpoint = prepare(out, options)
+        results, model, history = train(data, checkpoint, options)
+        model.save(out / "model.npz")
+        probabilities, matrix = score(model, data, results)
+        draw(out, data, RECIPES[options.recipe], model, history, probabilities, matrix, options.seed)
+        explain_worst(model, data, probabilities, out / "worst.html")
+        results |= {
+            "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
+            "total_seconds": time.perf_counter() - start,
+            "backend": options.backend,
+            "threads": minicnn.get_threads(),
+            "minicnn": minicnn.__version__,
+        }
+        with atomic_write(out / "metrics.json") as file:
+            file.write(json.dumps(results, indent=2).encode())
+    tell(results, data, matrix)
+    say(f"results and pictures: {out}")
+
+
+def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
+    """The folder's checkpoint, to go on from or to begin anew; an unfinished run is not lost by mistake."""
+    for stale in temporaries(out):
+        stale.unlink(missing_ok=True)
+    checkpoint = Checkpoint(out / "checkpoint.npz", keep_going=options.keep_going)
+    if not options.resume and checkpoint.exists():
+        if not (out / "metrics.json").exists():
+            raise ValueError(f"{out}: holds an unfinished run; go on with it by --resume, or choose another --out")
+        checkpoint.delete()
+    if not checkpoint.exists():
+        remove(out / "metrics.json")  # it must not stand beside another run's history
+    return checkpoint
+
+
+def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[dict, minicnn.Sequential, dict]:
+    """Train as the recipe says; returns the first metrics for metrics.json, the model and its history."""
+    recipe = RECIPES[options.recipe]
+    train, validation = (data.train_images, data.train_labels), None
+    share = recipe.validation if options.validation is None else options.validation
+    if share:
+        train, validation = split(*train, share, options.seed)
+    elif any(getattr(callback, "monitor", "").startswith("val_") for callback in recipe.callbacks()):
+        raise ValueError(
+            f"--validation: got 0, but recipe {options.recipe} watches how validation images are recognised"
+        )
+    model = recipe.model(options.seed)
+    model.summary()
+    chosen = options.epochs, options.batch_size, options.optimizer, options.seed
+    history = recipe.fit(
+        model, train, validation, *chosen, [CSVLogger(options.out / "history.csv", options.keep_going)], checkpoint
+    )
+    images = {
+        "train": len(train[0]),
+        "validation": len(validation[0]) if validation else 0,
+        "test": len(data.test_images),
+    }
+    results = {
+        "dataset": {"name": data.name, "source": data.source, "is_sample": data.is_sample, "images": images},
+        "recipe": options.recipe,
+        "optimizer": options.optimizer or next(iter(recipe.optimizers)),
+        "seed": options.seed,
+        "epochs": len(history["loss"]),
+        "parameters": model.parameter_count,
+        "macs": model.macs,
+        "train_accuracy": history["accuracy"][-1],
+        "validation_accuracy": history["val_accuracy"][-1] if validation else None,
+    }
+    return results, model, history
+
+
+def score(model, data, results: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Score the test images, once, and write the metrics down; returns their probabilities and the confusion matrix."""
+    logits = model.outputs(data.test_images)
+    # plain cross-entropy, without the label smoothing that the losses of training and validation may have
+    results["test_loss"], _ = losses.CrossEntropy()(logits, data.test_labels)
+    probabilities, labels = softmax(logits), data.test_labels
+    predicted = logits.argmax(axis=1)
+    results["test_accuracy"] = metrics.accuracy(labels, predicted)
+    flipped = model.outputs(data.test_images, tta="flip").argmax(axis=1)
+    results["test_accuracy_tta"] = metrics.accuracy(labels, flipped)
+    new = ~duplicates(data.test_images, among=data.train_images)
+    results["test_duplicates_of_training"] = int((~new).sum())
+    results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new]) if new.any() else None
+    results["calibration_error"] = metrics.calibration(labels, probabilities).error
+    results["per_class"] = metrics.per_class(labels, predicted, data.class_names)
+    return probabilities, metrics.confusion_matrix(labels, predicted, len(data.class_names))
+
+
+def tell(results: dict, data, matrix) -> None:
+    """The result in a few lines, and where the errors are."""
+    worst = [f"{data.class_names[i]} called {data.class_names[j]} ({k})" for i, j, k in metrics.confusions(matrix, 4)]
+    say(
+        f"\n{data.name}: test accuracy {results['test_accuracy']:.2%} ({results['test_accuracy_tta']:.2%} averaged with "
+        f"mirrored images), loss {results['test_loss']:.4f}, {results['total_seconds']:.0f} seconds in all"
+    )
+    if worst:
+        say(f"most frequent errors: {', '.join(worst)}")
+    if data.is_sample:
+        say("THE SCORE IS THAT OF A SMALL SAMPLE, not of Fashion-MNIST.")
+
+
+def draw(out, data, recipe, model, history, probabilities, matrix, seed) -> None:
+    """The seven pictures."""
+    note = f"{data.name}: not the data set's score" if data.is_sample else ""
+    names, labels = data.class_names, data.test_labels
+    plots.curves(history, out / "curves.png", note=note)
+    plots.errors(data.test_images, labels, probabilities, names, out / "errors.png", note=note)
+    plots.confusion(matrix, names, out / "confusion.png", note=note)
+    plots.mistakes(matrix, names, out / "mistakes.png", note=note)
+    plots.reliability(labels, probabilities, out / "reliability.png", note=note)
+    originals = data.train_images[:6]
+    preview = recipe.augment.preview(originals, seed=seed)
+    plots.augmentation_grid(originals, preview, out / "augmentation.png", note=note)
+    plots.filters(model.get_weights()[0], out / "filters.png", note=note)
+
+
+def explain_worst(model, data, probabilities, path: Path) -> None:
+    """A page for the worst mistake, or, where there is none, for the first test image."""
+    worst = int([*metrics.worst_mistakes(data.test_labels, probabilities), 0][0])
+    image, label = data.test_images[worst], int(data.test_labels[worst])
+    explain(
+        model, image, path, label, data.class_names, f"Test image {worst} of {data.name}, through the network and back"
+    )
