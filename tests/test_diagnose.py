@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +169,19 @@ def test_what_cannot_be_diagnosed_is_refused(last, y, error, told):
 def test_an_image_to_image_network_is_refused():
     with pytest.raises(ShapeError, match="diagnose is for classifiers"):
         Sequential([Conv2D(1, 3, padding="same")]).diagnose(X, Y)
+
+
+def test_the_readme_tells_of_it_what_it_does(capsys):
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    [block] = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "diagnose" in b]
+    space = {"model": network(), "data": DATA}
+    exec(block, space)
+    assert capsys.readouterr().out.count("\n") == 10
+    assert (space["pixels"].shape, space["places"].shape) == ((8, 28, 28, 1), (8, 28, 28))
+    [printed] = re.findall(r"    LOOK  scrambled .*\n.*\n", text)
+    found = str(network().diagnose(X, Y[order(len(Y))])).splitlines()[-2:]
+    without_figures = [re.sub(r"\d+%", "N%", line).strip() for line in found]
+    assert without_figures == [re.sub(r"\d+%", "N%", line).strip() for line in printed.splitlines()]
 
 
 @pytest.mark.slow
