@@ -443,11 +443,11 @@ run.total by the sum of their losses. There is no augmentation here.""",
                 "the rate is that of the step before run.step grows",
             ),
             (
-                "run.schedule(run.step) * run.rate_scale",
+                'run.rate_scale * number(run.schedule(run.step), f"schedule({run.step})", least=0)',
                 "run.optimizer.learning_rate",
                 "the rate comes from run.schedule",
             ),
-            (" * run.rate_scale", "", "run.rate_scale is missing in the rate"),
+            ("run.rate_scale * ", "", "run.rate_scale is missing in the rate"),
             (
                 "engine.fast(run.optimizer).step(model.parameters, rate)",
                 "pass",
