@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from minicnn import engine, inputs, optimizers
+from minicnn.errors import ShapeError
 from minicnn.layers import Layer, ReLU, Sigmoid, Tanh, sequence
 from minicnn.losses import CrossEntropy
 from minicnn.network import Network
@@ -23,6 +24,7 @@ from minicnn.parameters import Parameter
 from minicnn.seeds import generator
 
 STEPS, BATCH, IMAGES = 40, 32, 640
+FEW, MOST = 20, 0.9  # held-out images too few to judge by; a share of one class that leaves nothing to learn
 
 
 @dataclass
@@ -68,7 +70,16 @@ def diagnose(
     x and y are training images and labels as `fit` takes them; of more than 640 a random part is used. The optimizer, by
     name or as an object, is used with its own learning rate. What the weights are now is asked of the model as it is;
     what it can learn of copies with weights drawn anew.
+
+    Raises ValueError, DataError or ShapeError for what cannot be trained to classify.
     """
+    if model.gives_probabilities:
+        raise ValueError("diagnose: cross-entropy takes logits; leave out the last Softmax, predict() applies it")
+    if len(model.output_shape) != 1 or model.output_shape[0] < 2:
+        name, shape = model.layers[-1].name, model.output_shape
+        raise ShapeError(
+            f"{name}: got output shape {shape}, expected (classes,), at least 2: diagnose is for classifiers"
+        )
     x = inputs.check_images(x, model.input_shape, model.dtype)
     y = inputs.check_targets(y, len(x), model.output_shape, True)
     part = generator("split", seed).permutation(len(x))[:IMAGES]
@@ -78,7 +89,8 @@ def diagnose(
     model.scale.learn(x)
     trial = _Trial(model, x, y, optimizers.get(optimizer), seed)
     checks = (_labels, _scale, _start, _leak, _dead, _saturated, _overfit, _updates, _blank, _scrambled)
-    return Diagnosis([check(trial) for check in checks])
+    with np.errstate(all="ignore"):  # where it diverges, the verdicts say so
+        return Diagnosis([check(trial) for check in checks])
 
 
 @dataclass
@@ -102,23 +114,27 @@ class _Trial:
         model, optimizer, loss = self.fresh(), copy.copy(self.optimizer), CrossEntropy()
         optimizer.parameters = None
         losses, right, rng = [], [], np.random.default_rng(self.seed)
-        with np.errstate(all="ignore"):
-            for _ in range(steps):
-                index = rng.permutation(len(x))[:BATCH]
-                outputs = model.forward(model.batch(x, index), training=True)
-                value, doutputs = engine.fast(loss)(outputs, y[index])
-                right.append((outputs.argmax(axis=1) == y[index]).mean())
-                losses.append(value)
-                if not math.isfinite(value):
-                    break
-                model.backward(doutputs)
-                engine.fast(optimizer).step(model.parameters)
+        for _ in range(steps):
+            index = rng.permutation(len(x))[:BATCH]
+            outputs = model.forward(model.batch(x, index), training=True)
+            value, doutputs = engine.fast(loss)(outputs, y[index])
+            right.append((outputs.argmax(axis=1) == y[index]).mean())
+            losses.append(value)
+            if not math.isfinite(value):
+                break
+            model.backward(doutputs)
+            engine.fast(optimizer).step(model.parameters)
         return model, losses, float(np.mean(right[-8:]))
 
     @property
     def held_out(self) -> int:
         """How many images, the first ones, no training sees."""
         return len(self.x) // 4
+
+    @property
+    def most(self) -> float:
+        """The share of the most frequent class."""
+        return float(np.bincount(self.y).max() / len(self.y))
 
     @cached_property
     def learnt(self) -> tuple[Network, list[float], float]:
@@ -155,9 +171,9 @@ def _watched(layer: Layer, found: dict):
 
 def _labels(trial: _Trial) -> Verdict:
     counts = np.bincount(trial.y, minlength=trial.model.output_shape[0])
-    share, empty = counts.max() / len(trial.y), int((counts == 0).sum())
-    found = f"the most frequent class has {share:.0%} of the images, {empty} classes have none"
-    return Verdict("labels", share < 0.9 and empty <= len(counts) / 2, found, "look at np.bincount(labels)")
+    empty = int((counts == 0).sum())
+    found = f"the most frequent class has {trial.most:.0%} of the images, {empty} classes have none"
+    return Verdict("labels", trial.most < MOST and empty <= len(counts) / 2, found, "look at np.bincount(labels)")
 
 
 def _scale(trial: _Trial) -> Verdict:
@@ -186,14 +202,17 @@ def _leak(trial: _Trial) -> Verdict:
     return Verdict("leak", bool(moved <= 1e-4 * np.abs(before).max()), found, advice)
 
 
-def _worst(shares: dict[str, float]) -> tuple[str, float]:
-    return max(shares.items(), key=lambda item: item[1], default=("none", 0.0))
+def _worst(shares: dict[str, float], kind: str, found: str) -> tuple[float, str]:
+    """The largest share, and what was found, by the name of its layer."""
+    if not shares:
+        return 0.0, f"there is no {kind}"
+    name, share = max(shares.items(), key=lambda item: item[1])
+    return share, found.format(name=name, share=share)
 
 
 def _dead(trial: _Trial) -> Verdict:
     shares = {k: (y.max(axis=0) <= 0).mean() for k, (layer, y) in trial.activations.items() if isinstance(layer, ReLU)}
-    name, share = _worst(shares)
-    found = f"of {name}'s channels {share:.0%} give 0 for every image"
+    share, found = _worst(shares, "ReLU", "of {name}'s channels {share:.0%} give 0 for every image")
     return Verdict("dead", share < 0.5, found, "no gradient passes there: a lower learning rate, or LeakyReLU")
 
 
@@ -204,8 +223,7 @@ def _saturated(trial: _Trial) -> Verdict:
         if not isinstance(layer, ReLU):
             centred = 2 * y - 1 if isinstance(layer, Sigmoid) else y
             shares[name] = (np.abs(centred) > 0.99).mean()
-    name, share = _worst(shares)
-    found = f"of {name}'s numbers {share:.0%} are at an end of its range"
+    share, found = _worst(shares, "Tanh or Sigmoid", "of {name}'s numbers {share:.0%} are at an end of its range")
     return Verdict("saturated", share < 0.5, found, "hardly any gradient passes there: smaller weights, or BatchNorm")
 
 
@@ -223,20 +241,29 @@ def _overfit(trial: _Trial) -> Verdict:
 
 def _updates(trial: _Trial) -> Verdict:
     """How far a step moves each array, compared with its size: about a thousandth is usual."""
-    before, (after, _, _) = trial.fresh().arrays(), trial.learn(trial.x, trial.y, steps=1)
+    steps = 2  # where the last layer begins at 0, no gradient passes it in the first step
+    before, (after, _, _) = trial.fresh().arrays(), trial.learn(trial.x, trial.y, steps)
     moved = {}
     for name, w in after.arrays().items():
-        size = np.linalg.norm(before[name].value)
-        if isinstance(w, Parameter) and w.value.ndim > 1 and size:
-            moved[name] = float(np.linalg.norm(w.value - before[name].value) / size)
+        if isinstance(w, Parameter) and w.value.ndim > 1:
+            size, way = np.linalg.norm(before[name].value), np.linalg.norm(w.value - before[name].value) / steps
+            if size or not way:
+                moved[name] = float(way / (size or 1))
+    if not moved:
+        return Verdict("updates", True, "all weights begin at 0, and move", "")
     low, high = min(moved, key=moved.get), max(moved, key=moved.get)
     found = f"a step moves {low} by {moved[low]:.2g} of its size, {high} by {moved[high]:.2g}"
     good = 1e-6 < moved[low] and moved[high] < 0.5
-    return Verdict("updates", good, found, "a learning rate so that a step moves weights by about a thousandth")
+    advice = "take a learning rate with which a step moves weights by about a thousandth"
+    if not moved[low]:
+        advice = f"no gradient reaches {low}: is all 0 behind it, or a backward wrong (minicnn.gradcheck)?"
+    return Verdict("updates", good, found, advice)
 
 
 def _blank(trial: _Trial) -> Verdict:
     """A network that sees nothing knows only how frequent the classes are."""
+    if trial.most >= MOST:
+        return Verdict("blank", True, "cannot be told where one class has nearly all images", "")
     _, _, right = trial.learnt
     _, _, blank = trial.learn(np.zeros_like(trial.x), trial.y)
     found = f"{right:.0%} are right in training, {blank:.0%} where all images are black"
@@ -245,11 +272,17 @@ def _blank(trial: _Trial) -> Verdict:
 
 def _scrambled(trial: _Trial) -> Verdict:
     """Where images and labels belong together, what was learnt of some helps with others."""
-    held_out, (model, losses, _) = trial.held_out, trial.learnt
-    chance = np.bincount(trial.y[:held_out]).max(initial=0) / max(1, held_out)
+    held_out = trial.held_out
+    if held_out < FEW or trial.most >= MOST:
+        found = f"cannot be told with fewer than {4 * FEW} images, or where one class has nearly all"
+        return Verdict("scrambled", True, found, "")
+    model, losses, seen = trial.learnt
+    chance = np.bincount(trial.y[:held_out]).max() / held_out
     outputs = model.forward(model.batch(trial.x, np.arange(held_out)), training=True)
     right = float((outputs.argmax(axis=1) == trial.y[:held_out]).mean())
     found = f"of images it never saw {right:.0%} are right, by guessing {chance:.0%}"
-    noise = 2 * math.sqrt(chance * (1 - chance) / max(1, held_out))
+    noise = 2 * math.sqrt(chance * (1 - chance) / held_out)
     advice = "were images or labels shuffled or sorted without the other? Look at some beside their labels"
+    if seen <= chance + noise or not math.isfinite(losses[-1]):
+        advice = "it did not learn those that it saw either: first see to what is said above"
     return Verdict("scrambled", right > chance + noise and math.isfinite(losses[-1]), found, advice)

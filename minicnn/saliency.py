@@ -50,9 +50,9 @@ def grad_cam(
     dmaps = sequence.backward(above, _chosen(scores, classes))
     weights = dmaps.mean(axis=(1, 2), keepdims=True)
     cam = np.maximum((weights * maps).sum(axis=3), 0)
+    cam = _stretch(_stretch(cam, x.shape[1], axis=1), x.shape[2], axis=2)
     largest = cam.max(axis=(1, 2), keepdims=True)
-    cam = cam / np.where(largest > 0, largest, 1)
-    return _stretch(_stretch(cam, x.shape[1], axis=1), x.shape[2], axis=2)
+    return cam / np.where(largest > 0, largest, 1)
 
 
 def as_in_use(layers: list[Layer]) -> list[Layer]:
@@ -110,10 +110,11 @@ def _ask(model: Network, images: np.ndarray) -> tuple[list[Layer], np.ndarray]:
 def _chosen(scores: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
     """dscores: 1 at each image's class, else 0."""
     n, count = scores.shape
-    classes = scores.argmax(axis=1) if classes is None else inputs.check_targets(classes, n, (count,), True)
-    if classes.ndim != 1:
-        raise ShapeError(f"classes: got shape {classes.shape}, expected one class for each of {n} images")
-    return np.eye(count, dtype=scores.dtype)[classes]
+    if classes is None:
+        classes = scores.argmax(axis=1)
+    elif np.shape(classes) != (n,):
+        raise ShapeError(f"classes: got shape {np.shape(classes)}, expected one class for each of {n} images")
+    return np.eye(count, dtype=scores.dtype)[inputs.check_targets(classes, n, (count,), True)]
 
 
 def _place(model: Network, name: str | None) -> int:

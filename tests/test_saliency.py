@@ -142,10 +142,23 @@ def test_maps_are_stretched_between_the_middles_of_their_pixels():
     np.testing.assert_allclose(grad_cam(model, x)[0], [[1, 0], [0.75, 0], [0.25, 0], [0, 0]])
 
 
+def test_the_place_that_speaks_most_has_1_however_coarse_the_maps_are():
+    """Between the middles of the maps' pixels a lonely peak of 3x3 falls to 0.56 on 6x6."""
+    model = Sequential([MaxPool2D(2), GlobalAveragePool2D(), Dense(1)], (6, 6, 1))
+    model.layers[-1].w.value[...] = 1
+    x = np.zeros((2, 6, 6, 1), np.float32)
+    x[0, 2, 2], x[1, 3, 0] = 1, 0.1
+    np.testing.assert_allclose(grad_cam(model, x).max(axis=(1, 2)), 1)
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda model, x: saliency(model, x, [0, 1, 2]), r"targets: got shape \(3,\)"),
+        (
+            lambda model, x: saliency(model, x, [0, 1, 2]),
+            r"classes: got shape \(3,\), expected one class for each of 2",
+        ),
+        (lambda model, x: grad_cam(model, x, 1), r"classes: got shape \(\), expected one class for each of 2"),
         (lambda model, x: saliency(model, x, [0, 3]), "labels: got 3 at index 1, expected 0 to 2"),
         (lambda model, x: saliency(model, x[0]), r"images: got shape \(9, 7, 2\)"),
         (

@@ -44,6 +44,16 @@ def run_backward(layer: Layer, gradients: dict[str, np.ndarray], dy: np.ndarray)
     return {**gradients, "dx": dx}
 
 
+def kept(layer: Layer, names: str) -> tuple:
+    """What forward must have kept, given by its names; ValueError where it kept something else."""
+    count, found = len(names.split(", ")), len(layer._saved or ())
+    if found != count:
+        raise ValueError(
+            f"forward kept {found} arrays, expected {count}: self.save_for_backward({names}) when training"
+        )
+    return layer.saved
+
+
 def draw(seed: int) -> Callable[..., np.ndarray]:
     """A function that gives normally distributed numbers of a shape."""
     return np.random.default_rng(seed).standard_normal
@@ -71,7 +81,7 @@ def dense_forward_inputs() -> list[dict]:
 def run_dense_forward(solution, x, w, b) -> dict:
     layer, _ = build(solution(w.shape[1]), x, w=w, b=b)
     y = layer.forward(x, training=True)
-    return {"y": y, "the x that is kept": layer.saved[0]}
+    return {"y": y, "the x that is kept": kept(layer, "x")[0]}
 
 
 def run_dense_backward(solution, x, w, b, dy) -> dict:
@@ -106,8 +116,10 @@ def cross_entropy_inputs() -> list[dict]:
 
 
 def run_cross_entropy(solution, logits, truth, weights) -> dict:
-    loss, dlogits = solution().formula(logits, truth, weights)
-    return {"loss": loss, "dlogits": dlogits}
+    pair = solution().formula(logits, truth, weights)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f"formula gave {type(pair).__name__}, expected the pair (loss, dlogits)")
+    return {"loss": pair[0], "dlogits": pair[1]}
 
 
 # -- windows and convolution -------------------------------------------------------------------------------------
@@ -200,9 +212,9 @@ def run_batch_norm_forward(solution, x, gamma, beta, epsilon) -> dict:
     layer, _ = build(solution(0.8, epsilon), x, gamma=gamma, beta=beta)
     y = layer.forward(x, training=True)
     mean, variance = layer.mean.value.copy(), layer.variance.value.copy()
-    xhat, inverse_std = layer.saved
-    kept = {"the xhat that is kept": xhat, "the inverse_std that is kept": inverse_std}
-    return {"y": y, **kept, "the running mean": mean, "the running variance": variance, "y in use": layer.forward(x)}
+    xhat, inverse_std = kept(layer, "xhat, inverse_std")
+    stored = {"the xhat that is kept": xhat, "the inverse_std that is kept": inverse_std}
+    return {"y": y, **stored, "the running mean": mean, "the running variance": variance, "y in use": layer.forward(x)}
 
 
 def run_batch_norm_backward(solution, x, gamma, beta, epsilon, dy) -> dict:
@@ -250,10 +262,8 @@ def run_training(solution, images, labels, batches) -> dict:
     for size in batches:
         index, order = order[:size], order[size:]
         solution(run, index)
-    counts = np.array([run.step, run.batch, run.seen, run.correct])
     return {
         "the weights": model.parameters.values.copy(),
         "the running statistics": model.parameters.statistics.copy(),
-        "run.total": run.total,
-        "run.step, run.batch, run.seen and run.correct": counts,
+        **{f"run.{name}": getattr(run, name) for name in ("total", "step", "batch", "seen", "correct")},
     }

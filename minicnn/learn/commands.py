@@ -102,7 +102,7 @@ def check(names: list[str], json: bool, seconds: float) -> int:
     elif failed:
         say(f"More: {PROGRAM} hint {failed[0].name}")
     else:
-        following = EXERCISES[EXERCISES.index(chosen[0]) + 1 :]
+        following = [e for e in EXERCISES[EXERCISES.index(chosen[0]) + 1 :] if not file_of(e).exists()]
         say(f"Next: {PROGRAM} start {following[0].name}" if following else f"Now: {PROGRAM} train")
     return 1 if failed else 0
 

@@ -36,26 +36,33 @@ def diagnose(exercise: Exercise, case: dict, name: str, got: np.ndarray, expecte
     """The sentence for the first known mistake that explains the answer, or ""."""
     if got.shape == expected.shape and np.isnan(got).any():
         return "NaN: a division 0 / 0, infinity - infinity (does exp overflow?), or the root of a negative number"
+    if got.shape == expected.shape and np.isinf(got).any():
+        return "infinity: the exp of a large number, a division by 0, or log(0)"
     with np.errstate(all="ignore"):
-        tries = (_own(exercise, case, name, got), *(f(case, got, expected) for f in ANSWERS), "")
+        tries = (_own(exercise, case, name, got, expected), *(f(case, got, expected) for f in ANSWERS), "")
         for sentence in tries:
             if sentence:
                 return sentence
-        return _inputs(exercise, case, name, got) or next(filter(None, (f(case, got, expected) for f in PLACES)), "")
+        return _inputs(exercise, case, name, got, expected) or next(
+            filter(None, (f(case, got, expected) for f in PLACES)), ""
+        )
 
 
-def _own(exercise: Exercise, case: dict, name: str, got: np.ndarray) -> str:
+def _own(exercise: Exercise, case: dict, name: str, got: np.ndarray, expected: np.ndarray) -> str:
     """A mistake of this exercise."""
     for old, new, sentence in exercise.mistakes:
-        if _gives(exercise, solution(exercise, old, new), case, name, got):
+        if _gives(exercise, solution(exercise, old, new), case, name, got, expected):
             return sentence
     return ""
 
 
-def _gives(exercise: Exercise, tried, case: dict, name: str, got: np.ndarray) -> bool:
-    """Whether a solution gives just this answer."""
+def _gives(exercise: Exercise, tried, case: dict, name: str, got: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether a solution gives just this answer, or a larger one that begins with it, where its shape is as it should be."""
     try:
-        return same(got, np.asarray(exercise.run(tried, **copy.deepcopy(case))[name]))
+        found = np.asarray(exercise.run(tried, **copy.deepcopy(case))[name])
+        if found.ndim == got.ndim and got.shape == expected.shape:
+            found = found[tuple(slice(n) for n in got.shape)]
+        return same(got, found)
     except (
         ValueError,
         LookupError,
@@ -82,6 +89,8 @@ def unchanged(case, got, expected) -> str:
 
 
 def not_written(case, got, expected) -> str:
+    if not got.size and expected.size:
+        return "it is empty: x[a:-b] is where b is 0; write x[a : a + length]"
     if not got.any():
         return "all zeros: nothing was written into it"
     if same(got, np.full_like(expected, 7)):
@@ -118,7 +127,7 @@ def flipped(case, got, expected) -> str:
     for count in range(1, min(expected.ndim, 4) + 1):
         for axes in itertools.combinations(range(expected.ndim), count):
             if same(got, np.flip(expected, axes)):
-                return f"the answer is flipped along axes {axes}: no kernel is turned round here"
+                return f"the answer is flipped along axes {axes}: nothing is turned round here"
     return ""
 
 
@@ -141,12 +150,14 @@ def factor(case, got, expected) -> str:
     ratio = float(got[at] / expected[at])
     if not math.isfinite(ratio) or ratio == 0 or not same(got, expected * ratio):
         return ""
+    if math.isclose(ratio, 1, rel_tol=1e-4):
+        return "nearly right: are there numbers of less precision on the way, such as float32?"
     for what, count in counts(case).items():
         if math.isclose(ratio * count, 1, rel_tol=1e-5) and count > 1:
             return f"every number is divided by {what}, {count}: a mean where a sum is meant"
         if math.isclose(ratio, count, rel_tol=1e-5) and count > 1:
             return f"every number is multiplied by {what}, {count}: a sum where a mean is meant, or counted too often"
-    return f"every number is {ratio:.6g} times what it should be"
+    return f"every number is {ratio:.6g} times what it should be" if got.size > 1 else ""
 
 
 def not_summed(case, got, expected) -> str:
@@ -165,7 +176,8 @@ def summed_too_much(case, got, expected) -> str:
     for count in range(1, expected.ndim + 1):
         for axes in itertools.combinations(range(expected.ndim), count):
             summed = expected.sum(axis=axes)
-            if same(got, summed) or same(got, expected.sum(axis=axes, keepdims=True)):
+            kept = expected.sum(axis=axes, keepdims=True)
+            if same(got, summed) or same(got, kept) or same(got, np.broadcast_to(kept, expected.shape)):
                 return f"summed over too many axes: the axes {axes} of the answer should still be there"
     return ""
 
@@ -203,6 +215,13 @@ def one(array: np.ndarray, *index) -> np.ndarray:
     return alone
 
 
+def without(array: np.ndarray, *index) -> np.ndarray:
+    """The array with 0 at this index."""
+    rest = array.copy()
+    rest[index] = 0
+    return rest
+
+
 def turned(array: np.ndarray, *axes: int) -> np.ndarray:
     """The array transposed and then reshaped to what it was: the same numbers in wrong places."""
     return np.ascontiguousarray(array.transpose(axes)).reshape(array.shape)
@@ -215,7 +234,19 @@ def changed_arrays(case: dict) -> Iterator[tuple[dict, str]]:
         if array is None or array.ndim != 4:
             continue
         if name == "w":
-            yield {"w": array[::-1, ::-1]}, "the kernel is flipped: here w is not turned round, in no direction"
+            kh, kw, c, f = array.shape
+            for flipped_w in (array[::-1, ::-1], array[::-1], array[:, ::-1]):
+                yield {"w": flipped_w}, "the kernel is flipped: here w is not turned round, in no direction"
+            first = array.reshape(f, -1).T.reshape(array.shape)
+            yield {"w": first}, "w is flattened as if filters came first: they are its last axis, w.reshape(-1, f)"
+            mixed = array.reshape(c, kh, kw, f).transpose(1, 2, 0, 3)
+            yield {"w": mixed}, "windows and w are flattened in different orders: in both (kh, kw, c), channels last"
+            yield {"w": one(array, ..., 0, slice(None))}, "only the first channel's share: sum over the channels"
+            yield {"w": one(array, ..., 0)}, "only the first filter's share: sum over the filters"
+            for i, which in ((0, "first"), (-1, "last")):
+                sentence = f"the {which} {{}} of the kernel is missing: does a loop begin late or end early?"
+                yield {"w": without(array, i)}, sentence.format("row")
+                yield {"w": without(array, slice(None), i)}, sentence.format("column")
             yield {"w": turned(array, 1, 0, 2, 3)}, "rows and columns of the kernel are swapped"
             yield {"w": turned(array, 0, 1, 3, 2)}, "channels and filters of w are swapped: transpose, do not reshape"
             yield {"w": turned(array, 2, 0, 1, 3)}, "the axes of w are mixed up: (kh, kw, c, f), the channels behind"
@@ -225,6 +256,11 @@ def changed_arrays(case: dict) -> Iterator[tuple[dict, str]]:
             yield {name: turned(array, 0, 2, 3, 1)}, f"the axes of {name} are mixed up: channels come last, not first"
             yield {name: turned(array, 1, 2, 0, 3)}, f"the axes of {name} are mixed up: images come first"
             yield {name: array[:, ::-1, ::-1]}, f"{name} is flipped in rows and columns"
+    if "dy" in case:
+        yield {"dy": np.ones_like(case["dy"])}, "that is the answer for a dy of ones: dy is not used"
+    if "dwindows" in case:
+        sentence = "the windows are flipped: their pixel (p, q) belongs p rows down and q columns to the right"
+        yield {"dwindows": case["dwindows"][:, :, :, ::-1, ::-1]}, sentence
     if case.get("w", np.zeros(0)).ndim == 2:
         w = case["w"]
         for mixed in (w.T.reshape(w.shape), w.reshape(w.shape[::-1]).T):
@@ -257,6 +293,11 @@ def fewer(case: dict) -> Iterator[tuple[dict, str]]:
                     f"only the {which} column of positions: sum over all, += and not =",
                 )
                 yield {name: one(array, i, i, i)}, f"only one position of the {which} image: sum over all, += and not ="
+        axes = ("image", "row of positions", "column of positions", "row of each window", "column of each window")
+        for (axis, what), (i, which) in itertools.product(enumerate(axes), ((0, "first"), (-1, "last"))):
+            if axis < (array.ndim - 1 if array.ndim >= 4 else 1):
+                rest = without(array, *[slice(None)] * axis, i)
+                yield {name: rest}, f"the {which} {what} is missing: does a loop begin late or end early?"
 
 
 def changed_windows(case: dict) -> Iterator[tuple[dict, str]]:
@@ -264,9 +305,12 @@ def changed_windows(case: dict) -> Iterator[tuple[dict, str]]:
     window = case.get("window")
     if window is None:
         return
-    (top, left), none = ((before, after) for before, after in window.padding), ((0, 0), (0, 0))
+    (top, left), none = window.padding, ((0, 0), (0, 0))
+    (s, t), (d, e) = window.stride, window.dilation
     for change, sentence in (
         ({"stride": (1, 1)}, "the stride is forgotten: window i begins at pixel i * stride"),
+        ({"stride": (1, t)}, "the stride of the rows is forgotten: window i begins at row i * window.stride[0]"),
+        ({"stride": (s, 1)}, "the stride of the columns is forgotten: window j begins at column j * window.stride[1]"),
         ({"stride": window.stride[::-1]}, "the strides of rows and columns are swapped"),
         ({"stride": (window.stride[0],) * 2}, "columns have a stride of their own, window.stride[1]"),
         ({"stride": (window.stride[1],) * 2}, "rows have a stride of their own, window.stride[0]"),
@@ -274,7 +318,11 @@ def changed_windows(case: dict) -> Iterator[tuple[dict, str]]:
         ({"padding": (top[::-1], left[::-1])}, "the sides of the padding are swapped: top and left come first"),
         ({"padding": (left, top)}, "the paddings of rows and columns are swapped"),
         ({"padding": ((top[0],) * 2, (left[0],) * 2)}, "the padding below and to the right is another"),
+        ({"padding": ((sum(top), 0), (sum(left), 0))}, "all padding is above and to the left: each side has its own"),
+        ({"padding": ((0, sum(top)), (0, sum(left)))}, "all padding is below and to the right: each side has its own"),
         ({"dilation": (1, 1)}, "the dilation is forgotten: the pixels of a window are `dilation` apart"),
+        ({"dilation": (1, e)}, "the dilation of the rows is forgotten: a window's are window.dilation[0] apart"),
+        ({"dilation": (d, 1)}, "the dilation of the columns is forgotten: a window's are window.dilation[1] apart"),
         ({"dilation": window.dilation[::-1]}, "the dilations of rows and columns are swapped"),
         ({"dilation": window.stride, "stride": window.dilation}, "stride and dilation are swapped"),
         ({"size": window.size[::-1]}, "rows and columns of the window's size are swapped"),
@@ -309,11 +357,11 @@ def numbers(case: dict) -> Iterator[tuple[dict, str]]:
 INPUTS = (changed_arrays, fewer, changed_windows, numbers)
 
 
-def _inputs(exercise: Exercise, case: dict, name: str, got: np.ndarray) -> str:
+def _inputs(exercise: Exercise, case: dict, name: str, got: np.ndarray, expected: np.ndarray) -> str:
     """A change of what went in."""
     own = solution(exercise)
     for change, sentence in itertools.chain.from_iterable(table(case) for table in INPUTS):
-        if _gives(exercise, own, case | change, name, got):
+        if _gives(exercise, own, case | change, name, got, expected):
             return sentence
     return ""
 
@@ -350,13 +398,13 @@ def one_index(case, got, expected) -> str:
         return ""
     differ = wrong(got, expected)
     for axis, length in enumerate(got.shape):
-        right = ~differ.any(axis=tuple(a for a in range(got.ndim) if a != axis))
-        if length > 1 and right.sum() == 1:
-            return (
-                f"only index {int(right.argmax())} of axis {axis} is right: is there a loop or a sum that ends early?"
-            )
-        if length > 2 and right.sum() == length - 1:
-            return f"only index {int(right.argmin())} of axis {axis} is wrong: look at the first and last one"
+        share = differ.mean(axis=tuple(a for a in range(got.ndim) if a != axis))
+        for i, which in ((0, "first"), (length - 1, "last")):
+            others = np.delete(share, i)
+            if length > 2 and share[i] == 0 and others.min() > 0.9:
+                return f"only the {which} index of axis {axis} is right: is there a loop or a sum that ends early?"
+            if length > 2 and share[i] > 0.9 and not others.any():
+                return f"only the {which} index of axis {axis} is wrong: does a loop begin late or end early?"
     return ""
 
 
@@ -364,8 +412,11 @@ def wrong_shape(case, got, expected) -> str:
     if got.shape == expected.shape:
         return ""
     if sorted(got.shape) == sorted(expected.shape):
-        return "wrong shape: the same lengths in another order, so axes are transposed"
-    return f"wrong shape: {got.ndim} axes of lengths {got.shape}, expected {expected.ndim} of lengths {expected.shape}"
+        return "the same lengths in another order, so axes are transposed"
+    off = [a for a, (g, e) in enumerate(zip(got.shape, expected.shape, strict=False)) if g != e]
+    if got.ndim == expected.ndim and all(abs(got.shape[a] - expected.shape[a]) == 1 for a in off):
+        return f"off by one along axis {off[0]}: does a loop or a slice end early or late?"
+    return ""
 
 
 PLACES = (overlapping, at_ties, one_index, wrong_shape)

@@ -57,6 +57,7 @@ There is always a bias and never an activation here.""",
             "x is (n, c) and w is (c, units): x @ w is (n, units). b is (units,): broadcasting adds it to every row.",
             "if training: self.save_for_backward(x); then the product plus the bias, in a new array.",
         ),
+        left_out=("dw = ",),
     ),
     Exercise(
         name="dense_backward",
@@ -98,6 +99,8 @@ The library's forward gives f(x), and its backward dy * derivative(x, y).""",
             ("~(y <= 0)", "x >= 0", "at 0 the gate is shut: the slope there is 0"),
             ("~(y <= 0)", "y", "y is not the slope: where x is above 0 the slope is 1, however large x is"),
             ("~(y <= 0)", "np.ones_like(y)", "the slope is 1 everywhere: where x is below 0 nothing flows back"),
+            ("~(y <= 0)", "np.sign(x)", "the sign of x is -1 below 0: the slope is 0 there"),
+            ("np.maximum(x, 0)", "np.minimum(x, 0)", "that is the half below 0: y is the larger of x and 0"),
             ("np.maximum(x, 0)", "np.abs(x)", "that is |x|: below 0, y is 0"),
             ("np.maximum(x, 0)", "np.where(x > 0, x, 0.01 * x)", "that is the leaky one: below 0, y is 0"),
         ),
@@ -123,6 +126,13 @@ Return the pair (loss, dlogits). Logits may be as large as 1000, and exp(1000) i
             ("- truth)", ")", "the truth is missing: for one image, dlogits = softmax - truth"),
             ("return float(loss), weights * (np", "return float(loss), (np", "dlogits lacks the images' weights"),
             ("-(weights * truth", "-(truth", "the loss lacks the images' weights"),
+            ("-(weights * truth", "-(1 / len(truth) * truth", "the loss is a mean: each image has a weight of its own"),
+            (
+                "return float(loss), weights * (np",
+                "return float(loss), 1 / len(truth) * (np",
+                "dlogits is divided by the number of images: each image has a weight of its own",
+            ),
+            (".sum(axis=1", ".sum(axis=0", "softmax sums over the classes of an image, axis 1, and not over images"),
         ),
     ),
     Exercise(
@@ -178,6 +188,10 @@ y[n, i, j, f] = b[f] + ...""",
             "A sum over three of the four axes.",
         ),
         left_out=("So db",),
+        mistakes=(
+            ("(0, 1, 2)", "(1, 2, 3)", "summed over the wrong axes: the filters, axis 3, should still be there"),
+            ("(0, 1, 2)", "(0, 1, 3)", "summed over the wrong axes: the filters, axis 3, should still be there"),
+        ),
     ),
     Exercise(
         name="convolution_dw",
@@ -254,6 +268,12 @@ What forward keeps with self.save_for_backward(...) is for you to choose. There 
         mistakes=(
             ("fill=-np.inf", "fill=0", "the padding won: fill it with -infinity, for numbers may all be below 0"),
             ("== np.arange(kh * kw)", "!= np.arange(kh * kw)", "dy went to those that lost"),
+            (
+                "np.where(won, ",
+                "np.where(won | True, 1 / kh / kw * ",
+                "that is the mean's gradient: dy goes to the largest alone",
+            ),
+            ("np.where(won, ", "np.where(won | True, ", "each pixel got dy: it goes to the largest alone"),
         ),
     ),
     Exercise(
@@ -275,7 +295,7 @@ keep what the library's backward reads: self.save_for_backward(xhat, inverse_std
             "Training takes the batch's mean and variance, use takes the running ones. The rest is the same.",
             "axes = all but the last; x.mean(axis=axes), x.var(axis=axes); m = x.size // x.shape[-1].",
         ),
-        left_out=("With m numbers", "dbeta = ", "The two subtracted"),
+        left_out=("dbeta = ", "The two subtracted"),
         mistakes=(
             ("x.var(axis=axes)", "x.var(axis=axes, ddof=1)", "the variance is the biased one: divide by m, not m - 1"),
             (
@@ -285,6 +305,15 @@ keep what the library's backward reads: self.save_for_backward(xhat, inverse_std
             ),
             ("np.sqrt(variance + self.epsilon)", "np.sqrt(variance)", "epsilon is missing: add it under the root"),
             ("np.sqrt(variance + self.epsilon)", "(variance + self.epsilon)", "the root is missing"),
+            ("x.var(axis=axes)", "x.std(axis=axes)", "that is the standard deviation: the variance is its square"),
+            (
+                "range(x.ndim - 1)",
+                "range(x.ndim)",
+                "each channel has its own mean and variance: not over the last axis",
+            ),
+            ("x.size // x.shape[-1]", "len(x)", "m counts a channel's numbers: images times positions"),
+            ("self.gamma.value * xhat + self.beta.value", "xhat", "gamma and beta are missing"),
+            ("* xhat + self.beta.value", "* (xhat + self.beta.value)", "beta is added after gamma has multiplied"),
             ("if training:", "if True:", "in use, when not training, the running mean and variance serve"),
             ("self.update_running(mean, variance, x.size // x.shape[-1])", "pass", "self.update_running is not called"),
         ),
@@ -309,6 +338,12 @@ self.gamma.grad[...] = ... and self.beta.grad[...] = ..., and return dx. There i
         left_out=("dbeta = ", "The two subtracted"),
         mistakes=(
             ("dy - dbeta / m - xhat * (dgamma / m)", "dy", "mean and variance depend on x too: two terms are missing"),
+            (
+                " - xhat * (dgamma / m)",
+                " + xhat * (dgamma / m)",
+                "the sign of what flows through the variance is wrong",
+            ),
+            (" - dbeta / m", " + dbeta / m", "the sign of what flows through the mean is wrong"),
             (" - dbeta / m", "", "what flows through the mean is missing"),
             (" - xhat * (dgamma / m)", "", "what flows through the variance is missing"),
             ("dy - dbeta / m - xhat * (dgamma / m)", "dy - dbeta - xhat * dgamma", "divide the sums in dx by m"),
@@ -343,6 +378,28 @@ self.beta1, self.beta2, self.epsilon are numbers, and self.steps is the step, fr
                 "np.sqrt(square / (1 - self.beta2**self.steps) + self.epsilon)",
                 "epsilon is added after the root, not under it",
             ),
+            (
+                "np.sqrt(square) / math.sqrt(1 - self.beta2**self.steps)",
+                "square / (1 - self.beta2**self.steps)",
+                "the root of s is missing",
+            ),
+            (
+                "(1 - self.beta2**self.steps)",
+                "(1 - self.beta1**self.steps)",
+                "s is corrected with beta2, and not beta1",
+            ),
+            ("+ (1 - self.beta1) * dw", "+ self.beta1 * dw", "the new gradient counts 1 - beta1, and not beta1"),
+            ("+ (1 - self.beta2) * dw", "+ self.beta2 * dw", "the new square counts 1 - beta2, and not beta2"),
+            (
+                "mean[...] = self.beta1 * mean + (1 - self.beta1) * dw",
+                "mean[...] = (self.beta1 * mean + (1 - self.beta1) * dw) / (1 - self.beta1**self.steps)",
+                "mean itself is corrected: it stays as it is, for the next step; correct what goes into the step",
+            ),
+            (
+                "square[...] = self.beta2 * square + (1 - self.beta2) * dw * dw",
+                "square[...] = (self.beta2 * square + (1 - self.beta2) * dw * dw) / (1 - self.beta2**self.steps)",
+                "square itself is corrected: it stays as it is, for the next step; correct what goes into the step",
+            ),
             ("* mean / root", "* dw / root", "the step goes along m, the running mean, and not along dw"),
             ("* dw * dw", "* dw", "s is the running mean of dw squared"),
         ),
@@ -359,7 +416,8 @@ self.beta1, self.beta2, self.epsilon are numbers, and self.steps is the step, fr
         notes="""
 index says which of run.images and run.targets are in this batch. You have
 
-    run.model.batch(run.images, index)              the batch as the first layer takes it
+    run.model.batch(run.images, index)              x, the batch's images as the first layer takes them
+    run.targets[index]                              their targets
     run.model.forward(x, training=True)             the outputs
     run.loss(outputs, targets)                      (value, doutputs); the value is the mean over the batch
     run.model.backward(doutputs)                    writes every gradient
@@ -385,12 +443,21 @@ run.total by the sum of their losses. There is no augmentation here.""",
                 "the rate is that of the step before run.step grows",
             ),
             (
-                "run.schedule(run.step) * run.rate_scale",
+                'run.rate_scale * number(run.schedule(run.step), f"schedule({run.step})", least=0)',
                 "run.optimizer.learning_rate",
                 "the rate comes from run.schedule",
             ),
-            (" * run.rate_scale", "", "run.rate_scale is missing in the rate"),
-            ("engine.fast(run.optimizer).step(model.parameters, rate)", "pass", "the optimizer makes no step"),
+            ("run.rate_scale * ", "", "run.rate_scale is missing in the rate"),
+            (
+                "engine.fast(run.optimizer).step(model.parameters, rate)",
+                "pass",
+                "the weights stay as they were: first run.model.backward, then run.optimizer.step",
+            ),
+            (
+                "model.backward(doutputs)",
+                "model.backward(doutputs / len(index))",
+                "doutputs is divided by the images a second time: the loss is a mean already",
+            ),
         ),
     ),
 ]

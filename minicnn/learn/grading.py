@@ -67,7 +67,7 @@ def in_one_line(error: BaseException, path: str = "") -> str:
     if isinstance(error, NotImplementedError):
         return str(error) or "not written yet"
     text = " ".join(str(error).split())[:300]
-    text = text if type(error) is ValueError else f"{type(error).__name__}: {text}"
+    text = text if type(error) is ValueError else f"{type(error).__name__}: {text}".removesuffix(": ")
     if isinstance(error, MemoryError):
         text = "it asks for more memory than there is"
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
@@ -93,7 +93,8 @@ def _difference(exercise: Exercise, case: dict, tried: Attempt, expected: dict) 
     """What is wrong in this case, or ""."""
     for name, value in expected.items():
         if name in tried.strange:
-            return f"{name}: got {tried.strange[name]}, expected an array of shape {np.shape(value)}"
+            hint = "\n    hint: is there a return at its end?" if tried.strange[name] == "NoneType" else ""
+            return f"{name}: got {tried.strange[name]}, expected an array of shape {np.shape(value)}{hint}"
         if name not in tried.results:
             return f"{name} is missing in the answer"
         got, value = tried.results[name], np.asarray(value)
@@ -103,7 +104,10 @@ def _difference(exercise: Exercise, case: dict, tried: Attempt, expected: dict) 
     for name, value in expected.items():
         got, dtype = tried.results[name].dtype, np.asarray(value).dtype
         if got != dtype and np.ndim(value):
-            return f"{name}: got {got}, expected {dtype}\n    hint: the inputs are {dtype}, and so is the answer"
+            return (
+                f"{name}: got {got}, expected {dtype}\n    hint: the inputs are {dtype}, and so is the answer:"
+                " np.zeros and np.where(..., 0.0, 1.0) need to be told, .astype(x.dtype)"
+            )
     if tried.changed:
         return (
             f"{tried.changed[0]} was changed in place\n    hint: an input belongs to others: compute in a new array;"
@@ -116,13 +120,19 @@ def _first_difference(exercise: Exercise, name: str, got: np.ndarray, expected: 
     if got.shape != expected.shape:
         return f"{name}: got shape {got.shape}, expected {expected.shape}"
     if not expected.ndim:
-        return f"{name}: got {got:.6g}, expected {expected:.6g}"
+        return f"{name}: got {_pair(got, expected)}"
     places = np.argwhere(wrong(got, expected))
     index, axes = tuple(int(i) for i in places[0]), exercise.axes.get(name, "").split()
     told = ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=False))
     where = f" ({told})" if len(axes) == len(index) else ""
     count = f"{len(places)} of {got.size} numbers differ, first"
-    return f"{name}: {count} {list(index)}{where}: got {got[index]:.6g}, expected {expected[index]:.6g}"
+    return f"{name}: {count} {list(index)}{where}: got {_pair(got[index], expected[index])}"
+
+
+def _pair(got, expected) -> str:
+    """Both numbers, with more digits where few do not tell them apart."""
+    few, many = (f"{got:.{digits}g}, expected {expected:.{digits}g}" for digits in (6, 12))
+    return few if f"{got:.6g}" != f"{expected:.6g}" else many
 
 
 def _told(case: dict) -> str:

@@ -14,7 +14,7 @@ from minicnn.learn.exercises import Exercise
 
 Solution = type | Callable
 
-LEFT_OUT = "(this is yours to derive)"
+LEFT_OUT = "(left out: to derive it is an exercise)"
 
 
 def source(exercise: Exercise, part: str) -> str:

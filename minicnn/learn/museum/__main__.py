@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minicnn.learn.museum import CATALOGUE, accuracies, exhibit, told
+from minicnn.learn.museum import CATALOGUE, accuracies, exhibit, title, told
 from minicnn.say import say
 
 
@@ -17,15 +17,17 @@ def main(arguments: list[str] | None = None) -> int:
     measured = accuracies()
     if options.exhibit:
         say(exhibit(options.exhibit).__doc__.strip())
-        say(f"\nAccuracy with the bug: {told(measured[options.exhibit]['with'])}")
+        say(f"\nFound in: {exhibit(options.exhibit).SOURCE}")
+        say(f"Accuracy with the bug: {told(measured[options.exhibit]['with'])}")
         say(f"Accuracy without it:   {told(measured[options.exhibit]['without'])}")
         say(f"The code: {exhibit(options.exhibit).__file__}")
         return 0
-    say(f"{'exhibit':<24}{'with':>10}{'without':>9}  found in")
+    say(f"{'exhibit':<24}{'with':>10}{'without':>9}  what is wrong")
     for name in CATALOGUE:
         result = measured[name]
-        say(f"{name:<24}{told(result['with']):>10}{told(result['without']):>9}  {exhibit(name).SOURCE}")
+        say(f"{name:<24}{told(result['with']):>10}{told(result['without']):>9}  {title(name)}")
     say("Accuracy on the sample's 1,000 test images with the bug and without it: the mean over the seeds.")
+    say("See one, where it was found and what catches it: python -m minicnn.learn.museum EXHIBIT")
     return 0
 
 
