@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import pairwise
 
 import ablation
 import ingredients
@@ -12,7 +13,7 @@ import pytest
 from minicnn import Conv2D, Sequential, gradcheck
 from minicnn.optimizers import AdamW
 from minicnn.parameters import Parameters
-from minicnn.recipes import small_vgg
+from minicnn.recipes import RECIPES, small_vgg
 
 
 @pytest.mark.parametrize("study", ["short_study", "long_study"])
@@ -24,6 +25,17 @@ def test_variants_differ_from_the_recipe_in_one_thing(study):
         rate = {"optimizers", "schedule"} if "constant rate" in name else set()
         assert changed == rate or len(changed) == 1, name
         assert recipe.model().output_shape == (10,), name
+
+
+def test_the_way_from_the_seed_to_the_default_is_made_in_three_steps():
+    steps = list(ablation.way_study().values())
+    changed = [
+        {field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)}
+        for a, b in pairwise(steps)
+    ]
+    training = {"batch_size", "optimizers", "schedule", "loss", "validation"}
+    assert changed == [{"augment"}, {"network"}, training]
+    assert steps[-1] == RECIPES["default"] and replace(steps[0], callbacks=RECIPES["seed"].callbacks) == RECIPES["seed"]
 
 
 class Run:
