@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (_, does) in COMMANDS.items():
         choices.add_parser(name, help=does, add_help=False)
     given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser.print_help()
+        return 2
     chosen = parser.parse_args(given[:1]).command
     return COMMANDS[chosen][0](given[1:])
 

@@ -550,7 +550,7 @@ def test_command_line_fails_with_one_line(tmp_path):
 def test_command_line_without_a_command_shows_its_usage(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main([])
-    assert caught.value.code == 2 and "usage: python -m minicnn.data" in capsys.readouterr().err
+    assert caught.value.code == 2 and "usage: minicnn data" in capsys.readouterr().err
 
 
 def test_repeated_finds_the_images_that_are_among_others_pixel_by_pixel():

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".ci", "benchmarks", "examples", "minicnn", "tests")
-KINDS = ("", ".py", ".md", ".png", ".gz", ".json", ".ipynb")
+KINDS = ("", ".py", ".md", ".png", ".gz", ".json", ".ipynb", ".mjs", ".html", ".css")
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 
 

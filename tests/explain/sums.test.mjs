@@ -92,6 +92,6 @@ function compareLooks(network, reference) {
   if (!reference.cam) return assert.equal(found.cam, null);
   const [h, w] = network.image.shape;
   const cam = stretched(found.cam, h, w);
-  const largest = most(found.cam.values) || 1; // of the map before it is stretched, as in minicnn
+  const largest = most(cam) || 1;
   floats(reference.cam).forEach((value, at) => close(cam[at] / largest, value, 1, `cam[${at}]`));
 }
