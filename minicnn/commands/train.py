@@ -20,16 +20,14 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
 import minicnn
-from minicnn import Checkpoint, losses, metrics, plots
+from minicnn import Checkpoint, metrics, plots
 from minicnn.callbacks import CSVLogger
-from minicnn.data import duplicates, load_fashion_mnist, split
+from minicnn.commands.score import draw_errors, note_of, score, tell
+from minicnn.data import load_fashion_mnist, split
 from minicnn.errors import CheckpointError
 from minicnn.explain import explain
 from minicnn.files import atomic_write, lock, remove, temporaries
-from minicnn.layers.activations import softmax
 from minicnn.recipes import RECIPES
 from minicnn.say import say, warn
 
@@ -135,6 +133,7 @@ def run(options: argparse.Namespace) -> None:
         with atomic_write(out / "metrics.json") as file:
             file.write(json.dumps(results, indent=2).encode())
     tell(results, data, matrix)
+    say(f"{results['total_seconds']:.0f} seconds in all")
     say(f"results and pictures: {out}")
 
 
@@ -188,46 +187,11 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
     return results, model, history
 
 
-def score(model, data, results: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Score the test images, once, and write the metrics down; returns their probabilities and the confusion matrix."""
-    logits = model.outputs(data.test_images)
-    # plain cross-entropy, without the label smoothing that the losses of training and validation may have
-    results["test_loss"], _ = losses.CrossEntropy()(logits, data.test_labels)
-    probabilities, labels = softmax(logits), data.test_labels
-    predicted = logits.argmax(axis=1)
-    results["test_accuracy"] = metrics.accuracy(labels, predicted)
-    flipped = model.outputs(data.test_images, tta="flip").argmax(axis=1)
-    results["test_accuracy_tta"] = metrics.accuracy(labels, flipped)
-    new = ~duplicates(data.test_images, among=data.train_images)
-    results["test_duplicates_of_training"] = int((~new).sum())
-    results["test_accuracy_without_duplicates"] = metrics.accuracy(labels[new], predicted[new]) if new.any() else None
-    results["calibration_error"] = metrics.calibration(labels, probabilities).error
-    results["per_class"] = metrics.per_class(labels, predicted, data.class_names)
-    return probabilities, metrics.confusion_matrix(labels, predicted, len(data.class_names))
-
-
-def tell(results: dict, data, matrix) -> None:
-    """The result in a few lines, and where the errors are."""
-    worst = [f"{data.class_names[i]} called {data.class_names[j]} ({k})" for i, j, k in metrics.confusions(matrix, 4)]
-    say(
-        f"\n{data.name}: test accuracy {results['test_accuracy']:.2%} ({results['test_accuracy_tta']:.2%} averaged with "
-        f"mirrored images), loss {results['test_loss']:.4f}, {results['total_seconds']:.0f} seconds in all"
-    )
-    if worst:
-        say(f"most frequent errors: {', '.join(worst)}")
-    if data.is_sample:
-        say("THE SCORE IS THAT OF A SMALL SAMPLE, not of Fashion-MNIST.")
-
-
 def draw(out, data, recipe, model, history, probabilities, matrix, seed) -> None:
     """The seven pictures."""
-    note = f"{data.name}: not the data set's score" if data.is_sample else ""
-    names, labels = data.class_names, data.test_labels
+    note = note_of(data)
     plots.curves(history, out / "curves.png", note=note)
-    plots.errors(data.test_images, labels, probabilities, names, out / "errors.png", note=note)
-    plots.confusion(matrix, names, out / "confusion.png", note=note)
-    plots.mistakes(matrix, names, out / "mistakes.png", note=note)
-    plots.reliability(labels, probabilities, out / "reliability.png", note=note)
+    draw_errors(out, data, probabilities, matrix)
     originals = data.train_images[:6]
     preview = recipe.augment.preview(originals, seed=seed)
     plots.augmentation_grid(originals, preview, out / "augmentation.png", note=note)
