@@ -1,109 +1,173 @@
-"""How fast minicnn is beside PyTorch, TensorFlow and JAX, on this machine, now.
+"""How fast minicnn is beside the libraries that people run on a CPU, on this machine, now.
 
     python -m pip install -e ".[bench]"        # the peers; one that is not installed is left out by name
-    python benchmarks/compare.py --nets A,B,S --rounds 9 --threads 2 --json result.json
+    python benchmarks/compare.py --quick       # five minutes: each net, the peers that have been the best somewhere
+    python benchmarks/compare.py --nets A,B --precision float32 --cases train,batch --rounds 9 --json result.json
+    python benchmarks/report.py *.json         # what several runs say together
 
-Each contestant lives in a process of its own. First all get the same weights and images, and must give the same logits,
-loss and gradients. Then come rounds: in each, every contestant in turn takes training steps and inferences for about a
-second, and the machine's peak of multiply-adds is measured. A machine's speed may change by a factor of two from minute
-to minute, so a number is the median over the rounds of the ratio within the round: how many times faster minicnn was than
-that peer. Written are a table, a JSON file and a bar chart.
+`contestants` lists who runs, in two classes, float32 and bfloat16; `nets.py` has the networks. There are four cases: a
+training step; 256 images; one image; and one image while another process burns a core. For one image each contestant runs
+with one thread and with all, and its better half counts.
 
-In the table, memory is the most that the process held; import the seconds that importing the library took; cold and warm
-the seconds from the process's start to the end of its first training step, with empty caches and with full ones.
+Each contestant lives in a process of its own, which is stopped while it is not its turn. First all get the same weights and
+images, and what they compute is compared with minicnn's NumPy half in double precision. Then come rounds: in each, every
+contestant in turn runs each case for a moment, and the machine's peak of multiply-adds is measured. A machine's speed may
+change by a factor of two from minute to minute, so a number is the median over the rounds of the ratio within the round: how
+many times faster minicnn was than that peer. Written are a table, a JSON file and a bar chart. A contestant that is not
+installed, fails or computes something else is named with the reason, and the others go on.
+
+In the table, error is the largest relative error of what the case computes; memory is the most that the process held. With
+--start, cold and warm are the seconds from the process's start to the end of its first training step, with empty caches and
+with full ones, and import those that importing the library took.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 
 import numpy as np
-from contestants import NAMES
+import report
+from contestants import CONTESTANTS, PRECISIONS, environment
 from nets import INFERENCE_BATCH, NETS
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-MODULES = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax", "minicnn": "minicnn"}
-KINDS = ("train", "infer")
+TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5}  # beyond which a contestant computes something else
+QUICK = (
+    *("torch-nhwc", "torch-optimized", "onnxruntime", "openvino-float32", "mnn", "ncnn", "tensorflow"),
+    *("minicnn-bfloat16", "torch-nhwc-autocast", "openvino", "ncnn-bfloat16"),
+)
+PACKAGES = {
+    *("numpy", "numba", "torch", "intel-openmp", "tensorflow", "tensorflow-cpu", "jax", "optax"),
+    *("onnxruntime", "openvino", "MNN", "ncnn"),
+}
 
 
 class Process:
-    """A contestant's process: send it a command, get its answer."""
+    """A contestant's process: send it a command, get its answer. It is stopped while it has none."""
 
-    def __init__(self, name: str, threads: int, cache: str):
-        self.name = name
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-        environment |= {"OPENBLAS_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
-        environment |= {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor")}
-        command = [sys.executable, str(HERE / "contestants.py"), name, str(threads)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
-        )
+    def __init__(self, name: str, threads: int, cache: str, errors: Path):
+        self.name, self.errors = name, errors
+        command = [sys.executable, str(HERE / "contestant.py"), name, str(threads)]
+        pipe, variables = subprocess.PIPE, os.environ | environment(name, threads, cache)
+        with errors.open("w") as stderr:
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True, env=variables)
 
-    def ask(self, **command) -> dict:
-        """The answer, or a RuntimeError where the process has died."""
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+    def ask(self, limit: float = 60, **command) -> dict:
+        """The answer, or a RuntimeError where the command failed, the process died, or no answer came in time."""
+        self.signal("SIGCONT")
+        timer = threading.Timer(limit, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        finally:
+            timer.cancel()
         if not answer:
-            raise RuntimeError(f"{self.name}: died at {command['do']!r}")
-        return json.loads(answer)
+            last = (self.errors.read_text(errors="replace").strip().splitlines() or [""])[-1]
+            raise RuntimeError(f"died at {command['do']!r}, or took more than {limit:.0f} s: {last}")
+        self.signal("SIGSTOP")
+        answer = json.loads(answer)
+        if "failed" in answer:
+            raise RuntimeError(answer["failed"])
+        return answer
+
+    def signal(self, name: str) -> None:
+        """Send a signal, where the system has it."""
+        if hasattr(signal, name) and self.process.poll() is None:
+            self.process.send_signal(getattr(signal, name))
 
     def close(self) -> None:
         """End the process."""
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()
+
+
+@contextlib.contextmanager
+def burning_a_core():
+    """Another process wants a core all the time."""
+    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        burner.kill()
+        burner.wait()
+
+
+def arguments() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        description="How fast minicnn is beside the libraries that people run on a CPU, on this machine, now."
+    )
+    parser.add_argument("--nets", default=",".join(NETS))
+    parser.add_argument("--peers", help="names of contestants; by default all but minicnn-numpy")
+    parser.add_argument("--precision", default=",".join(PRECISIONS))
+    parser.add_argument("--cases", default=",".join(report.CASES))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of each contestant's turn at a case")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="few peers and short turns: five minutes for all nets")
+    parser.add_argument("--start", action="store_true", help="also how long it takes until the end of the first step")
+    parser.add_argument("--cache", help="folder for what contestants compile; by default a new one each time")
+    parser.add_argument("--json", type=Path, default=Path("compare.json"))
+    options = parser.parse_args()
+    options.rounds = options.rounds or (3 if options.quick else 9)
+    options.seconds = options.seconds or (0.15 if options.quick else 0.5)
+    options.peers = options.peers or ",".join(
+        QUICK if options.quick else (n for n in CONTESTANTS if n != "minicnn-numpy")
+    )
+    known = {"nets": NETS, "peers": CONTESTANTS, "precision": PRECISIONS, "cases": report.CASES}
+    for option, values in known.items():
+        given = getattr(options, option).split(",")
+        for value in given:
+            if value not in values:
+                parser.error(f"--{option}: got {value}, expected some of {', '.join(values)}")
+        setattr(options, option, given)
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="How fast minicnn is beside PyTorch, TensorFlow and JAX, on this machine, now."
-    )
-    parser.add_argument("--nets", default="A,B,S")
-    parser.add_argument("--peers", default=",".join(NAMES[1:]))
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each contestant's turn")
-    parser.add_argument("--json", type=Path, default=Path("compare.json"))
-    options = parser.parse_args()
-    for net in options.nets.split(","):
-        if net not in NETS:
-            parser.error(f"--nets: got {net}, expected some of {', '.join(NETS)}")
+    options = arguments()
     names = ["minicnn"]
-    for name in options.peers.split(","):
-        if name not in NAMES:
-            parser.error(f"--peers: got {name}, expected some of {', '.join(NAMES[1:])}")
-        if util.find_spec(MODULES[name.split("-")[0]]):
+    for name in options.peers:
+        if CONTESTANTS[name].precision not in options.precision or name == "minicnn":
+            continue
+        if util.find_spec(CONTESTANTS[name].library):
             names.append(name)
         else:
-            print(f"left out, not installed: {name}")
+            print(f"left out: {name}: not installed")
     results = {"machine": machine(options.threads), "nets": {}}
-    for net in options.nets.split(","):
+    for net in options.nets:
         results["nets"][net] = compare(net, names, options)
-        print(table(net, results["nets"][net]), flush=True)
+        print(report.table(net, results["nets"][net]), flush=True)
         options.json.write_text(json.dumps(results, indent=1))
-    chart(results, options.json.with_suffix(".png"))
+    print(report.summary(results))
+    report.chart(results, options.json.with_suffix(".png"))
 
 
 def machine(threads: int) -> dict:
     """What was measured on, with which versions."""
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     versions = {}
-    for package in ("numpy", "numba", "torch", "tensorflow", "jax"):
-        try:
+    for package in sorted(PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "python": platform.python_version(), **versions}
 
 
@@ -114,135 +178,111 @@ def _cpuinfo() -> list[str]:
 
 def compare(net: str, names: list[str], options) -> dict:
     """Set the contestants up, check that they agree, and let them run in rounds."""
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data.npz"
-        count, truth = prepare(net, data)
-        contestants, result = [], {"setup": {}, "rounds": []}
-        for name in tqdm(names, desc=f"net {net}, setting up", disable=None):
-            cache, answer = os.path.join(folder, f"cache-{name}"), Path(folder) / f"{name}.npz"
-            try:
-                first = Process(name, options.threads, cache)  # with empty caches, as after installing
-                cold = first.ask(do="setup", net=net, data=str(data), arrays=count, answer="")
-                first.close()
-                contestant = Process(name, options.threads, cache)
-                warm = contestant.ask(do="setup", net=net, data=str(data), arrays=count, answer=str(answer))
-                result["setup"][name] = warm | {"cold": cold["first_step"]}
-                result["setup"][name]["error"] = disagreement(truth, np.load(answer))
-                contestants.append(contestant)
-            except RuntimeError as error:
-                result["setup"].pop(name, None)
-                print(f"left out: {name}: {error}")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as closing:
+        truth = prepare(net, Path(folder) / "data.npz")
+        result = {"macs": truth["macs"], "batch": NETS[net].batch, "setup": {}, "failed": {}, "rounds": []}
+        contestants = set_up(net, names, Path(folder), truth, result, options, closing)
+        if not contestants or contestants[0].name != "minicnn":
+            sys.exit(f"minicnn: {result['failed'].get('minicnn')}")
         for _ in tqdm(range(options.rounds), desc=f"net {net}", disable=None):
-            current = {"peak": contestants[0].ask(do="peak")["flops"]}
-            for contestant in contestants:
-                times = {kind: contestant.ask(do=kind, seconds=options.seconds)["seconds"] for kind in KINDS}
-                current[contestant.name] = times
-            result["rounds"].append(current)
+            result["rounds"].append(play(contestants, result, options))
         for contestant in contestants:
             result["setup"][contestant.name] |= contestant.ask(do="memory")
-            contestant.close()
-    result["macs"] = truth["macs"]
     return result
 
 
-def prepare(net: str, path: Path) -> tuple[int, dict]:
+def set_up(net, names, folder, truth, result, options, closing) -> list[Process]:
+    """The contestants that are ready, in their order; with --start one at a time, else as many at once as cores."""
+
+    def prepared(name):
+        cache, answer = options.cache or str(folder / f"cache-{name}"), folder / f"{name}.npz"
+        cases = sorted({report.RUNS[case] for case in options.cases})
+        command = {"do": "setup", "net": net, "data": str(folder / "data.npz"), "cases": cases, "limit": 600}
+        try:
+            cold = {}
+            if options.start:  # with empty caches, as after installing
+                first = Process(name, options.threads, str(folder / f"cache-{name}"), folder / f"{name}.err")
+                closing.callback(first.close)
+                cold = {"cold": first.ask(**command, answer="").get("first_step")}
+                first.close()
+            contestant = Process(name, options.threads, cache, folder / f"{name}.err")
+            closing.callback(contestant.close)
+            setup = contestant.ask(**command, answer=str(answer)) | cold
+            setup["error"] = disagreement(truth, np.load(answer), TOLERANCE[CONTESTANTS[name].precision])
+            result["setup"][name] = setup | {"precision": CONTESTANTS[name].precision}
+            return contestant
+        except RuntimeError as error:
+            result["failed"][name] = str(error)
+            return None
+
+    with ThreadPoolExecutor(1 if options.start else options.threads) as pool:
+        made = tqdm(pool.map(prepared, names), total=len(names), desc=f"net {net}, setting up", disable=None)
+        found = [contestant for contestant in made if contestant]
+    result["setup"] = {contestant.name: result["setup"][contestant.name] for contestant in found}
+    return found
+
+
+def play(contestants: list[Process], result: dict, options) -> dict:
+    """One round: each contestant's turn at each case, the quiet ones first. Who fails is taken out of the list."""
+    current = {"peak": contestants[0].ask(do="peak")["flops"]}
+    for case in options.cases:
+        with burning_a_core() if case == "busy" else contextlib.nullcontext():
+            for contestant in list(contestants):
+                turn = current.setdefault(contestant.name, {})
+                try:
+                    for kind in result["setup"][contestant.name]["kinds"]:
+                        if kind.split("/")[0] == report.RUNS[case]:
+                            key = kind.replace(report.RUNS[case], case)
+                            seconds = options.seconds / (2 if case in ("one", "busy") else 1)
+                            turn[key] = contestant.ask(do="time", kind=kind, case=key, seconds=seconds)
+                except RuntimeError as error:
+                    result["failed"][contestant.name] = str(error)
+                    contestants.remove(contestant)
+                    result["setup"].pop(contestant.name)
+    return current
+
+
+def prepare(net: str, path: Path) -> dict:
     """Weights, images and labels for all, and what they must give: minicnn's NumPy half in double precision."""
-    from contestants import MiniCNN
+    from contestants.ours import layers
 
     import minicnn
 
-    layers, batch = NETS[net]
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((batch, 28, 28, 1)).astype(np.float32)
-    y = rng.integers(0, 10, batch)
+    rng, found = np.random.default_rng(0), NETS[net]
+    x = rng.standard_normal((found.batch, *found.shape)).astype(np.float32)
+    y = rng.integers(0, 10, found.batch)
+    many = rng.standard_normal((INFERENCE_BATCH, *found.shape)).astype(np.float32)
     minicnn.use_backend("numpy")
-    model = minicnn.Sequential(list(MiniCNN.layers(minicnn, layers, False)), dtype="float64")
+    plain = found._replace(layers=[layer for layer in found.layers if layer[0] != "dropout"])
+    model = minicnn.Sequential(list(layers(plain)), input_shape=found.shape, dtype="float64")
     weights = [w.astype(np.float32) for w in model.get_weights()]
-    many = rng.standard_normal((INFERENCE_BATCH, 28, 28, 1)).astype(np.float32)
+    weights = [w if w.ndim > 1 else w + rng.uniform(0, 0.5, w.shape).astype(np.float32) for w in weights]
     np.savez(path, x=x, y=y, many=many, **{f"w{i}": w for i, w in enumerate(weights)})
     model.set_weights(weights)
+    outputs = model.forward(many.astype(np.float64)).copy()
     logits = model.forward(x.astype(np.float64), training=True)
     loss, dlogits = minicnn.losses.CrossEntropy()(logits, y)
     model.backward(dlogits)
     gradients = [w.grad for w in model.arrays().values() if hasattr(w, "grad")]
-    return len(weights), {"logits": logits, "loss": loss, "gradients": gradients, "macs": model.macs}
+    return {"outputs": outputs, "logits": logits, "loss": loss, "gradients": gradients, "macs": model.macs}
 
 
-def disagreement(truth: dict, answer) -> float:
-    """The largest error of logits, loss and gradients, each by its Euclidean length relative to the truth's.
+def disagreement(truth: dict, answer, tolerance: float) -> dict[str, float]:
+    """The largest error of inference's outputs, and of a training step's logits, loss and gradients.
 
-    By its length, because a number that rounds to the other side of 0 before a ReLU changes single gradients a little.
+    Each array's is the Euclidean length of the difference relative to that of the truth, because a number that rounds to
+    the other side of 0 before a ReLU changes single gradients a little. A bias before batch norm has no gradient: none has.
     """
-    pairs = [(truth["logits"], answer["logits"]), (np.array(truth["loss"]), answer["loss"])]
-    pairs += [(g, answer[f"g{i}"]) for i, g in enumerate(truth["gradients"])]
-    error = max(float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in pairs)
-    if not error < 1e-2:
-        raise RuntimeError(f"computes something else: relative error {error:.1e}")
-    return error
-
-
-def ratios(result: dict, name: str, kind: str) -> list[float]:
-    """How many times faster minicnn was, round by round."""
-    return [r[name][kind] / r["minicnn"][kind] for r in result["rounds"] if name in r]
-
-
-def best_peer(result: dict, kind: str) -> str:
-    """The peer with the least median time, minicnn's own halves apart."""
-    peers = [name for name in result["setup"] if not name.startswith("minicnn")]
-    return min(peers, key=lambda name: statistics.median(r[name][kind] for r in result["rounds"]), default="")
-
-
-def table(net: str, result: dict) -> str:
-    """What was measured with one network."""
-    lines = [f"\nnet {net}, {result['macs'] / 1e6:.1f} million multiply-adds an image"]
-    lines.append(
-        f"{'':<20}{'train ms':>10}{'minicnn is':>12}{'(min-max)':>14}{'infer ms':>10}{'minicnn is':>12}{'(min-max)':>14}"
-        f"{'memory':>9}{'import':>8}{'cold':>8}{'warm':>8}{'error':>9}"
-    )
-    for name, setup in result["setup"].items():
-        cells = f"{name:<20}"
-        for kind in KINDS:
-            ms = 1e3 * statistics.median(r[name][kind] for r in result["rounds"])
-            r = ratios(result, name, kind)
-            span = f"({min(r):.2f}-{max(r):.2f})"
-            cells += f"{ms:>10.2f}{statistics.median(r):>11.2f}x{span:>14}"
-        cells += f"{setup['bytes'] / 2**20:>6.0f} MB{setup['import']:>6.1f} s{setup['cold']:>6.1f} s"
-        cells += f"{setup['first_step']:>6.1f} s{setup['error']:>9.0e}"
-        lines.append(cells)
-    batch = NETS[net][1]
-    share = [6 * result["macs"] * batch / r["minicnn"]["train"] / r["peak"] for r in result["rounds"]]
-    peak = statistics.median(r["peak"] for r in result["rounds"])
-    lines.append(f"peak {peak / 1e9:.0f} GFLOP/s; minicnn's training step runs at {statistics.median(share):.0%} of it")
-    for kind in KINDS:
-        name = best_peer(result, kind)
-        if name:
-            lines.append(f"{kind}: {statistics.median(ratios(result, name, kind)):.2f}x the best peer, {name}")
-    return "\n".join(lines)
-
-
-def chart(results: dict, path: Path) -> None:
-    """Bars: how many times longer each peer takes than minicnn."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    nets = results["nets"]
-    figure = Figure(figsize=(4.2 * len(nets), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (net, result) in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets.items(), strict=True):
-        names = [name for name in result["setup"] if name != "minicnn-numpy"]
-        for i, (kind, colour) in enumerate(zip(KINDS, ("#0072B2", "#E69F00"), strict=True)):
-            heights = [statistics.median(ratios(result, name, kind)) for name in names]
-            bars = axes.barh(np.arange(len(names)) + 0.4 * i, heights, 0.4, label=kind, color=colour)
-            axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-        axes.set_yticks(np.arange(len(names)) + 0.2, names)
-        axes.invert_yaxis()
-        axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_title(f"net {net}")
-        axes.set_xlabel("time, minicnn = 1")
-        axes.margins(x=0.15)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    pairs = {"inference": [(truth["outputs"], answer["outputs"])]}
+    if "loss" in answer:
+        pairs["train"] = [(truth["logits"], answer["logits"]), (np.array(truth["loss"]), answer["loss"])]
+        pairs["train"] += [(g, answer[f"g{i}"]) for i, g in enumerate(truth["gradients"])]
+    found = {}
+    for part, arrays in pairs.items():
+        found[part] = max(float(np.linalg.norm(a - b) / np.linalg.norm(a)) for a, b in arrays)
+        if not found[part] < tolerance:
+            raise RuntimeError(f"computes something else: relative error {found[part]:.1e} in {part}")
+    return found
 
 
 if __name__ == "__main__":
