@@ -12,9 +12,10 @@ import numpy as np
 
 from minicnn import inputs, losses, optimizers
 from minicnn.engine.compiling import helper, kernel
-from minicnn.engine.lanes import Block, best_block, fill, fma, load_prefetching, sqrt, store, zeros
+from minicnn.engine.exponentials import exp
+from minicnn.engine.lanes import fill, fma, load, load_prefetching, sqrt, store, wide_and_single, zeros
 from minicnn.engine.memory import Piece, contiguous
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel, vectors
 
 
 def _same_attributes(twin, thing) -> None:
@@ -89,16 +90,29 @@ class FastScale:
         return y
 
 
+@helper
+def _exp_range(like, first, last, x):
+    for i in range(first, last, len(like)):
+        store(x, i, exp(load(like, x, i)))
+
+
 @kernel
-def _cross_entropy(logits, targets, weights, dlogits):
+def _cross_entropy(wide, single, logits, targets, weights, dlogits):
     n, classes = logits.shape
-    loss = 0.0
     for i in range(n):
-        largest, sum_exp = logits[i, 0], 0.0
+        largest = logits[i, 0]
         for k in range(1, classes):
             largest = max(largest, logits[i, k])
         for k in range(classes):
-            dlogits[i, k] = math.exp(logits[i, k] - largest)
+            dlogits[i, k] = logits[i, k] - largest
+    flat, like, loss = dlogits.reshape(-1), zeros(dlogits, wide)[0], 0.0
+    rest = flat.size - flat.size % len(like)
+    _exp_range(like, 0, rest, flat)
+    _exp_range(zeros(dlogits, single)[0], rest, flat.size, flat)
+    for i in range(n):
+        largest, sum_exp = logits[i, 0], 0.0
+        for k in range(classes):
+            largest = max(largest, logits[i, k])
             sum_exp += dlogits[i, k]
         weight, log_sum = weights[i], largest + math.log(sum_exp)
         for k in range(classes):
@@ -114,17 +128,11 @@ class FastCrossEntropy(losses.CrossEntropy):
 
     def formula(self, logits, truth, weights):
         dlogits = np.empty_like(logits, order="C")
-        return _cross_entropy(contiguous(logits), contiguous(truth), weights, dlogits), dlogits
+        blocks = wide_and_single(logits.dtype)
+        return _cross_entropy(*blocks, contiguous(logits), contiguous(truth), weights, dlogits), dlogits
 
 
 # An optimizer's formula is written once, for vectors: wide ones, and for the rest of a part vectors of one number.
-
-
-@helper
-def _vectors(part, n, like):
-    """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
-    span = chunk(part, n)
-    return span.start, span.stop - (span.stop - span.start) % len(like), span.stop
 
 
 @helper
@@ -142,7 +150,7 @@ def _sgd_range(like, first, last, w, dw, velocity, numbers):
 @parallel
 def _sgd(part, wide, single, w, dw, velocity, numbers):
     like, one = zeros(w, wide)[0], zeros(w, single)[0]
-    first, rest, last = _vectors(part, w.size, like)
+    first, rest, last = vectors(part, w.size, like)
     _sgd_range(like, first, rest, w, dw, velocity, numbers)
     _sgd_range(one, rest, last, w, dw, velocity, numbers)
 
@@ -170,7 +178,7 @@ def _rmsprop_range(like, first, last, w, dw, square, numbers):
 @parallel
 def _rmsprop(part, wide, single, w, dw, square, numbers):
     like, one = zeros(w, wide)[0], zeros(w, single)[0]
-    first, rest, last = _vectors(part, w.size, like)
+    first, rest, last = vectors(part, w.size, like)
     _rmsprop_range(like, first, rest, w, dw, square, numbers)
     _rmsprop_range(one, rest, last, w, dw, square, numbers)
 
@@ -200,7 +208,7 @@ def _adam_range(like, first, last, w, dw, mean, square, numbers):
 @parallel
 def _adam(part, wide, single, w, dw, mean, square, numbers):
     like, one = zeros(w, wide)[0], zeros(w, single)[0]
-    first, rest, last = _vectors(part, w.size, like)
+    first, rest, last = vectors(part, w.size, like)
     _adam_range(like, first, rest, w, dw, mean, square, numbers)
     _adam_range(one, rest, last, w, dw, mean, square, numbers)
 
@@ -223,4 +231,4 @@ class FastAdamW(FastAdam):
 
 def _update(formula, vectors, numbers):
     w = vectors[0]
-    formula(MOVED * w.size, Block(1, best_block(w.dtype).shape[1]), Block(1, 1), *vectors, numbers)
+    formula(MOVED * w.size, *wide_and_single(w.dtype), *vectors, numbers)
