@@ -28,16 +28,11 @@ def _reduced(v):
 
 
 @helper
-def _exp(v):
-    q, k = _reduced(v)
-    half = rint(0.5 * k)
-    return (fill(v, 1.0) + q) * power_of_two(half) * power_of_two(k - half)
-
-
-@helper
 def exp(v):
     """e**v: infinity where that is too large, 0 where it is too small, and NaN of NaN."""
-    return _exp(clamp(v, -1000, 1000))
+    q, k = _reduced(clamp(v, -1000, 1000))
+    half = rint(0.5 * k)
+    return (fill(v, 1.0) + q) * power_of_two(half) * power_of_two(k - half)
 
 
 @helper
@@ -53,7 +48,7 @@ def _share(e, rest):
 @helper
 def sigmoid(v):
     """1 / (1 + exp(-v)), as exp(v) / (exp(v) + 1), which keeps what is small exact."""
-    return _share(_exp(clamp(v, -1000, 80)), 1.0)  # from 40 on the result is 1
+    return _share(exp(clamp(v, -1000, 80)), 1.0)  # from 40 on the result is 1
 
 
 @helper

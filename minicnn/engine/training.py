@@ -12,8 +12,7 @@ import numpy as np
 
 from minicnn import inputs, losses, optimizers
 from minicnn.engine.compiling import helper, kernel
-from minicnn.engine.exponentials import exp
-from minicnn.engine.lanes import fill, fma, load, load_prefetching, sqrt, store, wide_and_single, zeros
+from minicnn.engine.lanes import fill, fma, load_prefetching, sqrt, store, wide_and_single, zeros
 from minicnn.engine.memory import Piece, contiguous
 from minicnn.engine.threads import MOVED, chunk, parallel, vectors
 
@@ -90,29 +89,16 @@ class FastScale:
         return y
 
 
-@helper
-def _exp_range(like, first, last, x):
-    for i in range(first, last, len(like)):
-        store(x, i, exp(load(like, x, i)))
-
-
 @kernel
-def _cross_entropy(wide, single, logits, targets, weights, dlogits):
+def _cross_entropy(logits, targets, weights, dlogits):
     n, classes = logits.shape
+    loss = 0.0
     for i in range(n):
-        largest = logits[i, 0]
+        largest, sum_exp = logits[i, 0], 0.0
         for k in range(1, classes):
             largest = max(largest, logits[i, k])
         for k in range(classes):
-            dlogits[i, k] = logits[i, k] - largest
-    flat, like, loss = dlogits.reshape(-1), zeros(dlogits, wide)[0], 0.0
-    rest = flat.size - flat.size % len(like)
-    _exp_range(like, 0, rest, flat)
-    _exp_range(zeros(dlogits, single)[0], rest, flat.size, flat)
-    for i in range(n):
-        largest, sum_exp = logits[i, 0], 0.0
-        for k in range(classes):
-            largest = max(largest, logits[i, k])
+            dlogits[i, k] = math.exp(logits[i, k] - largest)
             sum_exp += dlogits[i, k]
         weight, log_sum = weights[i], largest + math.log(sum_exp)
         for k in range(classes):
@@ -128,8 +114,7 @@ class FastCrossEntropy(losses.CrossEntropy):
 
     def formula(self, logits, truth, weights):
         dlogits = np.empty_like(logits, order="C")
-        blocks = wide_and_single(logits.dtype)
-        return _cross_entropy(*blocks, contiguous(logits), contiguous(truth), weights, dlogits), dlogits
+        return _cross_entropy(contiguous(logits), contiguous(truth), weights, dlogits), dlogits
 
 
 # An optimizer's formula is written once, for vectors: wide ones, and for the rest of a part vectors of one number.
