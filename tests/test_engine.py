@@ -64,7 +64,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import ahead, compile, compiling, direct, lanes, threads, winograd
+from minicnn.engine import ahead, compile, compiling, direct, exponentials, lanes, threads, winograd
 from minicnn.engine.lanes import Block, best_block
 from minicnn.layers import sequence
 from minicnn.layers.windows import Window
@@ -74,6 +74,7 @@ from minicnn.recipes import RECIPES
 
 PACKAGE = Path(minicnn.__file__).parent
 AVX2 = "+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+bmi,+bmi2,+lzcnt,+popcnt,+f16c,+movbe"
+AVX2_ONLY = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=AVX2)
 PATIENCE = 120  # seconds, after which something hangs
 
 # Of every kind of step one or more; the engine makes two steps of some. 32 filters, as the default recipe has: no other
@@ -353,6 +354,7 @@ OPERATIONS = [
         "number * v",
     ),
     *("v * w", "v / w", "sqrt"),
+    *("clamp", "rint", "power_of_two"),
     *("maximum0", "gate", "larger", "larger again", "only_where of bytes", "only_where of ints", "store_prefetching"),
     *(
         "maximum0 of a block",
@@ -362,7 +364,7 @@ OPERATIONS = [
         "zeros",
         "store_rows_prefetching",
     ),
-    *("fma, constant", "fma, number", "fma, vector", "multiply_add"),
+    *("fma, constant", "fma, number", "fma, vector", "multiply_add", "exp_series"),
 ]
 ROUNDED_ONCE = OPERATIONS.index("fma, constant")  # and all after it
 SHAPES = [(1, 1), (3, 8), (8, 32)]
@@ -393,6 +395,7 @@ def every_operation(block, x, table, small, large, out):
     vectors = (
         *(a, b, lanes.fill(a, 1.5), lanes.fill(a, x[5]), a + b, a - b, 0.7 * b, x[3] * b),
         *(a * b, a / b, lanes.sqrt(a)),
+        *(lanes.clamp(a, -2, 0.5), lanes.rint(a), lanes.power_of_two(lanes.rint(b))),
         *(lanes.maximum0(a), lanes.gate(a, b), best, again),
         *(lanes.only_where(bytes_, 200, c), lanes.only_where(ints, 7, a)),
     )
@@ -410,6 +413,7 @@ def every_operation(block, x, table, small, large, out):
     lanes.store(out, at + 3 * row, lanes.fma(x[3], a, b))
     lanes.store(out, at + 4 * row, lanes.fma(c, a, b))
     lanes.store_rows(out, targets, at + 5 * row, lanes.multiply_add(x, offsets, 2, c, loaded))
+    lanes.store(out, at + 6 * row, lanes.exp_series(a))
     return n, rows
 
 
@@ -509,6 +513,70 @@ def test_fma_rounds_once():
 
 
 # ---------------------------------------------------------------------------------------------------------------
+# The exponential functions
+
+REFERENCE = {  # in more digits than the result has
+    "exp": np.exp,
+    "tanh": np.tanh,
+    "sigmoid": lambda x: np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x))),
+}
+UNITS = {(name, dtype): 2 for name in REFERENCE for dtype in ("float32", "float64")} | {("tanh", "float64"): 2.5}
+
+
+@njit
+def every_exponential(block, x, out):
+    like = lanes.zeros(x, block)[0]
+    for i in range(0, x.size, len(like)):
+        v = lanes.load(like, x, i)
+        lanes.store(out[0], i, exponentials.exp(v))
+        lanes.store(out[1], i, exponentials.tanh(v))
+        lanes.store(out[2], i, exponentials.sigmoid(v))
+
+
+def numbers_of_all_sizes(dtype, count):
+    """So many numbers evenly over all bit patterns, and more where results reach an end of what the dtype holds."""
+    rng, bits = np.random.default_rng(0), f"u{np.dtype(dtype).itemsize}"
+    patterns = np.linspace(0, 1, count, endpoint=False) * float(np.iinfo(bits).max)
+    ends = np.log(np.finfo(dtype).max), np.log(float(np.finfo(dtype).smallest_subnormal)), 20, 0.35, 1e-3
+    around = [sign * end * (1 + rng.uniform(-0.05, 0.05, count // 10)) for end in ends for sign in (1, -1)]
+    exact = [0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(dtype).max, np.finfo(dtype).tiny, -np.finfo(dtype).max]
+    return np.concatenate([patterns.astype(bits).view(dtype), *(a.astype(dtype) for a in around), exact]).astype(dtype)
+
+
+def errors_of_exponentials(dtype, count):
+    """{name: the largest error of each, in units in the last place of the correct result}, on wide vectors."""
+    x = numbers_of_all_sizes(dtype, count)
+    x = x[: len(x) // 64 * 64]
+    single, wide = (np.full((3, x.size), 77, dtype) for _ in range(2))
+    with np.errstate(all="ignore"):
+        every_exponential(Block(1, 1), x, single)
+        every_exponential(Block(1, best_block(dtype).shape[1]), x, wide)
+        assert_same_bits([single], [wide])
+        return {
+            name: error(y, REFERENCE[name](x.astype(np.longdouble))) for name, y in zip(REFERENCE, wide, strict=True)
+        }
+
+
+def error(y, exact):
+    """The largest error in units in the last place; infinite where NaN or infinity is not what it should be."""
+    correct = exact.astype(y.dtype)
+    units = np.abs(y - exact) / np.spacing(np.minimum(np.abs(correct), np.finfo(y.dtype).max))
+    units = np.where((y == correct) & ~np.isfinite(y) | np.isnan(y) & np.isnan(correct), 0, units)
+    return float(np.nan_to_num(units, nan=np.inf).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("how", [{}, AVX2_ONLY, dict(NUMBA_DISABLE_JIT=1)], ids=["here", "avx2", "python"])
+def test_exponential_functions_are_exact_to_two_units_wherever_a_number_lies(dtype, how, tmp_path):
+    if how is AVX2_ONLY and platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("AVX2 is an x86-64 processor's")
+    count = 2_000 if "NUMBA_DISABLE_JIT" in how else 300_000
+    found = eval(run(errors_of_exponentials, dtype, count, XDG_CACHE_HOME=tmp_path, **how), dict(inf=np.inf))
+    for name, units in found.items():
+        assert units <= UNITS[name, dtype], name
+
+
+# ---------------------------------------------------------------------------------------------------------------
 # Plain Python, and another processor
 
 
@@ -603,7 +671,7 @@ def save_trained(path):
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="AVX2 is an x86-64 processor's")
 def test_a_processor_with_avx2_only_learns_the_same(tmp_path):
-    forced = dict(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=AVX2, XDG_CACHE_HOME=tmp_path / "cache")
+    forced = AVX2_ONLY | dict(XDG_CACHE_HOME=tmp_path / "cache")
     assembly, _, block = run(save_trained, str(tmp_path / "avx2.npz"), NUMBA_DUMP_ASSEMBLY=1, **forced).rpartition("\n")
     assert block == "(6, 16)"
     assert "ymm" in assembly

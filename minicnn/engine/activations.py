@@ -6,18 +6,21 @@ Faster because each is one pass over memory, dealt out to the threads, with no a
 from __future__ import annotations
 
 import math
+from types import FunctionType
 
 import numpy as np
 
 from minicnn import layers
 from minicnn.engine.compiling import helper
+from minicnn.engine.exponentials import sigmoid, tanh
+from minicnn.engine.lanes import fill, fma, gate, load, maximum0, store, wide_and_single, zeros
 from minicnn.engine.memory import Turns, contiguous
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel, vectors
 from minicnn.layers.base import Layer
 
-SLOPE = math.sqrt(2 / math.pi)
-TANH = 400  # multiply-adds that take as long as a hyperbolic tangent
+EXP = 60  # multiply-adds that take as long as an exponential function
+A, B = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044715  # GELU is x * sigmoid(A * x + B * x**3)
 
 
 def flat(x: np.ndarray) -> np.ndarray:
@@ -25,76 +28,86 @@ def flat(x: np.ndarray) -> np.ndarray:
     return contiguous(x).reshape(-1)
 
 
-@helper
-def _logistic(v):
-    return type(v)(0.5) * (type(v)(1) + math.tanh(type(v)(0.5) * v))
+def _forward(part, wide, single, x, y):
+    like, one = zeros(x, wide)[0], zeros(x, single)[0]
+    first, rest, last = vectors(part, x.size, like)
+    for i in range(first, rest, len(like)):
+        store(y, i, _formula(load(like, x, i)))  # noqa: F821  (_formula: see of_vectors)
+    for i in range(rest, last):
+        store(y, i, _formula(load(one, x, i)))  # noqa: F821
 
 
-# Each forward is a function of (part, x, y), each backward of (part, dy, x or y, dx).
+def _backward(part, wide, single, dy, kept, dx):
+    like, one = zeros(dy, wide)[0], zeros(dy, single)[0]
+    first, rest, last = vectors(part, dy.size, like)
+    for i in range(first, rest, len(like)):
+        store(dx, i, _formula(load(like, dy, i), load(like, kept, i)))  # noqa: F821
+    for i in range(rest, last):
+        store(dx, i, _formula(load(one, dy, i), load(one, kept, i)))  # noqa: F821
 
 
-@parallel
-def _relu(part, x, y):
-    for i in chunk(part, x.size):
-        y[i] = x.dtype.type(0) if x[i] < 0 else x[i]
+def of_vectors(formula):
+    """A kernel that applies a formula of vectors, of x or of dy and what was kept, to arrays: (work, *arrays)."""
+    loop = _forward if formula.__code__.co_argcount == 1 else _backward
+    name = formula.__name__
+    code = loop.__code__.replace(co_name=name)  # of its own: Numba would take equal code for the same function
+    body = FunctionType(code, {**globals(), "_formula": helper(formula)}, name)
+    body.__qualname__ = name
+    run = parallel(body)
+    return lambda work, *arrays: run(work, *wide_and_single(arrays[0].dtype), *arrays)
 
 
-@parallel
-def _relu_backward(part, dy, y, dx):
-    for i in chunk(part, dy.size):
-        dx[i] = dy[i] * 0 if y[i] <= 0 else dy[i]
+@of_vectors
+def _relu(x):
+    return maximum0(x)
 
 
-@parallel
-def _sigmoid(part, x, y):
-    for i in chunk(part, x.size):
-        y[i] = _logistic(x[i])
+@of_vectors
+def _relu_backward(dy, y):
+    return gate(dy, y)
 
 
-@parallel
-def _sigmoid_backward(part, dy, y, dx):
-    for i in chunk(part, dy.size):
-        dx[i] = dy[i] * y[i] * (1 - y[i])
+@of_vectors
+def _sigmoid(x):
+    return sigmoid(x)
 
 
-@parallel
-def _tanh(part, x, y):
-    for i in chunk(part, x.size):
-        y[i] = math.tanh(x[i])
+@of_vectors
+def _sigmoid_backward(dy, y):
+    return dy * (y * (fill(y, 1.0) - y))
 
 
-@parallel
-def _tanh_backward(part, dy, y, dx):
-    for i in chunk(part, dy.size):
-        dx[i] = dy[i] * (1 - y[i] * y[i])
+@of_vectors
+def _tanh(x):
+    return tanh(x)
 
 
-@parallel
-def _gelu(part, x, y):
-    for i in chunk(part, x.size):
-        v = x[i]
-        y[i] = 0.5 * v * (1 + math.tanh(SLOPE * (v + 0.044715 * v * v * v)))
+@of_vectors
+def _tanh_backward(dy, y):
+    return dy * fma(fill(y, -1.0) * y, y, fill(y, 1.0))
 
 
-@parallel
-def _gelu_backward(part, dy, x, dx):
-    for i in chunk(part, dy.size):
-        v = x[i]
-        t = math.tanh(SLOPE * (v + 0.044715 * v * v * v))
-        dx[i] = dy[i] * (0.5 * (1 + t) + 0.5 * v * (1 - t * t) * SLOPE * (1 + 3 * 0.044715 * v * v))
+@of_vectors
+def _gelu(x):
+    return x * sigmoid(x * fma(B * x, x, fill(x, A)))
 
 
-@parallel
-def _silu(part, x, y):
-    for i in chunk(part, x.size):
-        y[i] = x[i] * _logistic(x[i])
+@of_vectors
+def _gelu_backward(dy, x):
+    s = sigmoid(x * fma(B * x, x, fill(x, A)))
+    slope = x * fma(3 * B * x, x, fill(x, A))  # times x
+    return dy * fma(s * slope, fill(s, 1.0) - s, s)
 
 
-@parallel
-def _silu_backward(part, dy, x, dx):
-    for i in chunk(part, dy.size):
-        s = _logistic(x[i])
-        dx[i] = dy[i] * (s + x[i] * s * (1 - s))
+@of_vectors
+def _silu(x):
+    return x * sigmoid(x)
+
+
+@of_vectors
+def _silu_backward(dy, x):
+    s = sigmoid(x)
+    return dy * fma(s * x, fill(s, 1.0) - s, s)
 
 
 @parallel
@@ -113,10 +126,10 @@ def _leaky_relu_backward(part, dy, x, slope, dx):
 KERNELS = {
     layers.ReLU: (_relu, _relu_backward, "y", MOVED),
     layers.LeakyReLU: (_leaky_relu, _leaky_relu_backward, "x", MOVED),
-    layers.Sigmoid: (_sigmoid, _sigmoid_backward, "y", TANH),
-    layers.Tanh: (_tanh, _tanh_backward, "y", TANH),
-    layers.GELU: (_gelu, _gelu_backward, "x", TANH),
-    layers.SiLU: (_silu, _silu_backward, "x", TANH),
+    layers.Sigmoid: (_sigmoid, _sigmoid_backward, "y", EXP),
+    layers.Tanh: (_tanh, _tanh_backward, "y", EXP),
+    layers.GELU: (_gelu, _gelu_backward, "x", EXP),
+    layers.SiLU: (_silu, _silu_backward, "x", EXP),
 }
 
 

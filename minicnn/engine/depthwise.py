@@ -7,31 +7,36 @@ from __future__ import annotations
 
 import numpy as np
 
+from minicnn.engine.lanes import fma, load, maximum0, one_row, store, zeros
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, parallel
 
 
 @parallel
-def _forward(part, x, w, bias, stride, corner, dilation, relu, y):
+def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
+    flat_x, flat_w, flat_y, like = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, row)[0]
     for image in chunk(part, n):
         for i in range(oh):
             for j in range(ow):
-                total = y[image, i, j]
-                total[:] = bias
-                for p in range(w.shape[0]):
-                    row = i * stride[0] + p * dilation[0] - corner[0]
-                    for q in range(w.shape[1]):
-                        column = j * stride[1] + q * dilation[1] - corner[1]
-                        if 0 <= row < h and 0 <= column < width:
-                            for k in range(c):
-                                total[k] += x[image, row, column, k] * w[p, q, k]
-                if relu:
-                    for k in range(c):
-                        if total[k] < 0:
-                            total[k] = 0
+                for k in range(0, c, len(like)):
+                    total = load(like, bias, k)
+                    for p in range(w.shape[0]):
+                        down = i * stride[0] + p * dilation[0] - corner[0]
+                        if not 0 <= down < h:
+                            continue
+                        for q in range(w.shape[1]):
+                            right = j * stride[1] + q * dilation[1] - corner[1]
+                            if 0 <= right < width:
+                                at = ((image * h + down) * width + right) * c + k
+                                total = fma(
+                                    load(like, flat_x, at), load(like, flat_w, (p * w.shape[1] + q) * c + k), total
+                                )
+                    if relu:
+                        total = maximum0(total)
+                    store(flat_y, ((image * oh + i) * ow + j) * c + k, total)
 
 
 @parallel
@@ -74,7 +79,8 @@ class Depthwise(Step):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
-        _forward(4 * y.size * w[..., 0].size, x, w, bias, stride, (top, left), dilation, self.relu, y)
+        row = one_row(len(bias), x.dtype)
+        _forward(4 * y.size * w[..., 0].size, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
         if training:
             self.save_for_backward(x, y)
         return y

@@ -14,6 +14,9 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     v + w, v - w, v / w, a * v, sqrt(v)    number by number; a is a scalar or a vector
     fma(a, v, w)                           a * v + w, rounded once; a is a scalar or a vector
     maximum0(v), gate(v, w)                max(0, v), of a block too, NaN staying NaN; v * 0 where w <= 0, else v
+    clamp(v, low, high), rint(v)           v between two numbers, NaN staying NaN; the nearest whole number, even of two
+    power_of_two(v)                        2**v for whole v, at most 2**126 (in float64 2**1022), at least 1 over that
+    exp_series(v)                          1/2 + v/6 + v**2/24 .., with which exp(v) = 1 + v + v**2 * it, for |v| < 0.35
     larger(v, best, here, indices)         (best, indices) with v and `here` where v is larger, or the first NaN
     only_where(indices, here, v)           v where indices == here, else 0
     transpose(b)                           a block of as many rows as lanes, each the other
@@ -71,6 +74,11 @@ def _vectors() -> str:
     forced = config.CPU_FEATURES  # Numba's own setting, where the user has one
     has = "+avx512f" in forced if forced else binding.get_host_cpu_features().get("avx512f", False)
     return "avx512" if has else "avx2"
+
+
+def wide_and_single(dtype) -> tuple[np.dtype, np.dtype]:
+    """The longest row, for all of an array that whole vectors hold, and a row of one number, for the rest."""
+    return Block(1, best_block(dtype).shape[1]), Block(1, 1)
 
 
 def one_row(channels: int, dtype) -> np.dtype:
@@ -247,15 +255,25 @@ def _over(typing, a, b):
     return a(a, b), lambda context, builder, signature, args: builder.fdiv(*args)
 
 
-@intrinsic
-def _sqrt(typing, vector):
+def _of_llvm(name, vector):
+    """The function of that name that LLVM has for a vector: its type, and how it is called."""
+
     def codegen(context, builder, signature, args):
         llvm_type = context.get_value_type(vector)
-        name = f"llvm.sqrt.v{vector.lanes}f{vector.dtype.bitwidth}"
-        kind = ir.FunctionType(llvm_type, [llvm_type])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+        kind, full = ir.FunctionType(llvm_type, [llvm_type]), f"llvm.{name}.v{vector.lanes}f{vector.dtype.bitwidth}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, full), args)
 
     return vector(vector), codegen
+
+
+@intrinsic
+def _sqrt(typing, vector):
+    return _of_llvm("sqrt", vector)
+
+
+@intrinsic
+def _rint(typing, vector):
+    return _of_llvm("rint", vector)
 
 
 @overload(operator.add)
@@ -340,6 +358,59 @@ def _only_where(typing, indices, here, vector):
         return builder.select(same, args[2], ir.Constant(context.get_value_type(vector), None))
 
     return vector(indices, here, vector), codegen
+
+
+@intrinsic
+def _clamp(typing, vector, low, high):
+    def codegen(context, builder, signature, args):
+        v = args[0]
+        for beyond, end, kind in ("<", args[1], low), (">", args[2], high):
+            end = _splat(builder, v.type, context.cast(builder, end, kind, vector.dtype))
+            v = builder.select(builder.fcmp_ordered(beyond, v, end), end, v)
+        return v
+
+    return vector(vector, low, high), codegen
+
+
+# Of a float's bits those on the right are its fraction, and those left of them its exponent, to which a bias is added.
+BIAS = {32: 127, 64: 1023}
+FRACTION = {32: 23, 64: 52}
+
+
+@intrinsic
+def _power_of_two(typing, vector):
+    bits, (fraction, bias) = vector.dtype.bitwidth, (table[vector.dtype.bitwidth] for table in (FRACTION, BIAS))
+
+    def codegen(context, builder, signature, args):
+        def constant(kind, number):
+            return ir.Constant(kind, [number] * vector.lanes)
+
+        v, whole = args[0], ir.VectorType(ir.IntType(bits), vector.lanes)
+        for beyond, end in (">", bias - 1.0), ("<", 1.0 - bias):
+            end = constant(v.type, end)
+            v = builder.select(builder.fcmp_unordered(beyond, v, end), end, v)
+        # A number this large has no bits for less than 1: the last ones are those of the whole number v + bias.
+        v = builder.fadd(v, constant(v.type, 1.5 * 2**fraction + bias))
+        return builder.bitcast(builder.shl(builder.bitcast(v, whole), constant(whole, fraction)), args[0].type)
+
+    return vector(vector), codegen
+
+
+def _exp_coefficients(bits):
+    """1/k! for k from the last that still counts in a float of so many bits, down to 2."""
+    return [1 / math.factorial(k) for k in range({32: 7, 64: 13}[bits], 1, -1)]
+
+
+@intrinsic
+def _exp_series(typing, vector):
+    def codegen(context, builder, signature, args):
+        kind = context.get_value_type(vector)
+        series, *rest = (ir.Constant(kind, [c] * vector.lanes) for c in _exp_coefficients(vector.dtype.bitwidth))
+        for coefficient in rest:
+            series = _fused(context, builder, vector, args[0], series, coefficient)
+        return series
+
+    return vector(vector), codegen
 
 
 @intrinsic
@@ -489,7 +560,21 @@ if config.DISABLE_JIT:
     def fma(scalar, vector, sums):
         return scalar * vector + sums
 
-    sqrt = np.sqrt
+    sqrt, rint = np.sqrt, np.rint
+
+    def clamp(vector, low, high):
+        return np.clip(vector, vector.dtype.type(low), vector.dtype.type(high))
+
+    def power_of_two(vector):
+        end = BIAS[8 * vector.itemsize] - 1
+        return np.exp2(np.where(vector <= end, np.maximum(vector, -end), end).astype(vector.dtype))
+
+    def exp_series(vector):
+        first, *rest = _exp_coefficients(8 * vector.itemsize)
+        series = fill(vector, first)
+        for coefficient in rest:
+            series = fma(vector, series, fill(vector, coefficient))
+        return series
 
     def maximum0(block):
         return (
@@ -538,3 +623,4 @@ else:
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add = _load_rows, _store_rows, _multiply_add
+    clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series

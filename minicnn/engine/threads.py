@@ -134,6 +134,13 @@ def chunk(part, n):
     return range(max(0, part * n // PARTS), (part + 1) * n // PARTS)
 
 
+@helper
+def vectors(part, n, like):
+    """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
+    span, width = chunk(part, n // len(like)), len(like)
+    return span.start * width, span.stop * width, n if part == PARTS - 1 else span.stop * width
+
+
 def parallel(function):
     """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (work, ...) runs them all.
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from minicnn import inputs, losses, optimizers
 from minicnn.engine.compiling import helper, kernel
-from minicnn.engine.lanes import Block, best_block, fill, fma, load_prefetching, sqrt, store, zeros
+from minicnn.engine.lanes import fill, fma, load_prefetching, sqrt, store, wide_and_single, zeros
 from minicnn.engine.memory import Piece, contiguous
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel, vectors
 
 
 def _same_attributes(twin, thing) -> None:
@@ -121,13 +121,6 @@ class FastCrossEntropy(losses.CrossEntropy):
 
 
 @helper
-def _vectors(part, n, like):
-    """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
-    span = chunk(part, n)
-    return span.start, span.stop - (span.stop - span.start) % len(like), span.stop
-
-
-@helper
 def _sgd_range(like, first, last, w, dw, velocity, numbers):
     rate, momentum, nesterov, keep = numbers
     for i in range(first, last, len(like)):
@@ -142,7 +135,7 @@ def _sgd_range(like, first, last, w, dw, velocity, numbers):
 @parallel
 def _sgd(part, wide, single, w, dw, velocity, numbers):
     like, one = zeros(w, wide)[0], zeros(w, single)[0]
-    first, rest, last = _vectors(part, w.size, like)
+    first, rest, last = vectors(part, w.size, like)
     _sgd_range(like, first, rest, w, dw, velocity, numbers)
     _sgd_range(one, rest, last, w, dw, velocity, numbers)
 
@@ -170,7 +163,7 @@ def _rmsprop_range(like, first, last, w, dw, square, numbers):
 @parallel
 def _rmsprop(part, wide, single, w, dw, square, numbers):
     like, one = zeros(w, wide)[0], zeros(w, single)[0]
-    first, rest, last = _vectors(part, w.size, like)
+    first, rest, last = vectors(part, w.size, like)
     _rmsprop_range(like, first, rest, w, dw, square, numbers)
     _rmsprop_range(one, rest, last, w, dw, square, numbers)
 
@@ -200,7 +193,7 @@ def _adam_range(like, first, last, w, dw, mean, square, numbers):
 @parallel
 def _adam(part, wide, single, w, dw, mean, square, numbers):
     like, one = zeros(w, wide)[0], zeros(w, single)[0]
-    first, rest, last = _vectors(part, w.size, like)
+    first, rest, last = vectors(part, w.size, like)
     _adam_range(like, first, rest, w, dw, mean, square, numbers)
     _adam_range(one, rest, last, w, dw, mean, square, numbers)
 
@@ -223,4 +216,4 @@ class FastAdamW(FastAdam):
 
 def _update(formula, vectors, numbers):
     w = vectors[0]
-    formula(MOVED * w.size, Block(1, best_block(w.dtype).shape[1]), Block(1, 1), *vectors, numbers)
+    formula(MOVED * w.size, *wide_and_single(w.dtype), *vectors, numbers)
