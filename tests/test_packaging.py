@@ -68,7 +68,9 @@ def files(folder):
 
 def test_the_source_distribution_holds_every_file(source, unpacked):
     assert files(unpacked) == files(source)
-    assert {"INDEX.md", "LICENSE", "MANIFEST.in", "README.md", "SECURITY.md"} < {path.name for path in unpacked.iterdir()}
+    assert {"INDEX.md", "LICENSE", "MANIFEST.in", "README.md", "SECURITY.md"} < {
+        path.name for path in unpacked.iterdir()
+    }
 
 
 def test_the_tests_of_the_source_distribution_are_found_and_run(unpacked):
