@@ -780,7 +780,7 @@ def test_mistakes_are_told_in_one_line(arguments, told, folder, capsys):
 def test_the_command_minicnn_learn_is_the_same(folder, capsys):
     assert minicnn_command(["learn", "hint", "relu"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == find("relu").hints[0]
-    for arguments in ([], ["nonsense"], ["learn"], ["learn", "nonsense"], ["learn", "hint", "relu", "4"]):
+    for arguments in (["nonsense"], ["learn"], ["learn", "nonsense"], ["learn", "hint", "relu", "4"]):
         with pytest.raises(SystemExit) as caught:
             minicnn_command(arguments)
         assert caught.value.code == 2
