@@ -18,7 +18,9 @@ from llvmlite import ir
 from numba import config, get_thread_id, types
 from numba.extending import intrinsic
 
+from minicnn.engine.activations import A, B
 from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.exponentials import sigmoid, tanh
 from minicnn.engine.lanes import (
     fill,
     fma,
@@ -312,33 +314,37 @@ def _window(like, op, m, x, y, weights):
 
 @helper
 def _number(how, v, other, slope):
-    one, half_ = type(v)(1), type(v)(0.5)
     if how == COPY:
         return v
     if how == ADD:
         return v + other
     if how == RELU:
-        return type(v)(0) if v < 0 else v
+        return maximum0(v)
     if how == LEAKY:
-        return v if v > 0 else slope * v
+        return maximum0(v) - slope * maximum0(-1.0 * v)
     if how == TANH:
-        return math.tanh(v)
+        return tanh(v)
     if how == GELU:
-        return half_ * v * (one + math.tanh(type(v)(math.sqrt(2 / math.pi)) * (v + type(v)(0.044715) * v * v * v)))
-    logistic = half_ * (one + math.tanh(half_ * v))
-    return logistic if how == SIGMOID else v * logistic
+        return v * sigmoid(v * fma(B * v, v, fill(v, A)))
+    share = sigmoid(v)
+    return share if how == SIGMOID else v * share
 
 
 @kernel
 def numbers(block, op, begin, count, tables, weights, m):
-    """Activations, sums with a shortcut, and copies that leave the frame behind."""
-    slope, how, relu = weights[op[WEIGHTS]], op[HOW], op[WITH_RELU]
+    """Activations, sums, and copies that leave the frame behind; a row's last vector begins where it still fits."""
+    like, slope, how, relu = zeros(m, block)[0], weights[op[WEIGHTS]], op[HOW], op[WITH_RELU]
+    n, row = len(like), op[X + W] * op[X + C]
     for image in range(begin, begin + count):
         x, other, y = _at(op, X, image), _at(op, OTHER, image), _at(op, Y, image)
         for i in range(op[X + H]):
-            for k in range(op[X + W] * op[X + C]):
-                v = _number(how, m[x + i * op[X + ROW] + k], m[other + i * op[OTHER + ROW] + k], slope)
-                m[y + i * op[Y + ROW] + k] = type(v)(0) if relu and v < 0 else v
+            for k in range(0, row, n):
+                at = min(k, row - n)
+                second = load(like, m, other + i * op[OTHER + ROW] + at)
+                v = _number(how, load(like, m, x + i * op[X + ROW] + at), second, slope)
+                if relu:
+                    v = maximum0(v)
+                store(m, y + i * op[Y + ROW] + at, v)
 
 
 @kernel

@@ -269,7 +269,8 @@ class Program(Layer):
     def _details(self, row: np.ndarray, operation: _Operation, layer: Layer) -> list[np.ndarray]:
         """Fill in the fields that are an operation's own; its weights, in order."""
         kind, x, y = operation.kind, operation.x, operation.y
-        operation.block = self.blocks[1] if x.shape[2] >= self.blocks[1].shape[1] else self.blocks[2]
+        row_of = x.shape[1] * x.shape[2] if kind is does.numbers else x.shape[2]
+        operation.block = self.blocks[1] if row_of >= self.blocks[1].shape[1] else self.blocks[2]
         if operation is self.operations[0]:
             return list(self.scale.factors(np.dtype(np.uint8), y.shape[2]))
         if kind is does.rows:
