@@ -1041,6 +1041,7 @@ def test_layers_allocate_nothing_after_their_first_step(layers, shape):
 
     for walk in (step, lambda: network.forward(x)):
         walk()
+        walk()  # the first time that weights in use are compared, the kernel for it may have to be compiled
         assert allocated(walk) < ALLOWED
 
 
