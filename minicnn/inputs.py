@@ -9,8 +9,8 @@ import numpy as np
 from minicnn.errors import DataError, ShapeError
 
 
-def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Images as an array (n, *input_shape) of uint8 or floats, or a clear error."""
+def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str, finite: bool = True) -> np.ndarray:
+    """Images as an array (n, *input_shape) of uint8 or floats, `finite` where that is to be checked; or a clear error."""
     x = plain(x, "images")
     if x.ndim == len(input_shape) and input_shape[-1] == 1 and x.shape[1:] == input_shape[:-1]:
         x = x[..., None]  # (n, h, w): one channel goes without saying
@@ -21,7 +21,7 @@ def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str) -> np.
         raise DataError(f"images: got dtype {x.dtype}, expected uint8 or floats")
     if len(x) == 0:
         raise DataError("images: got none, expected at least one")
-    if x.dtype.kind == "f":
+    if x.dtype.kind == "f" and finite:
         with np.errstate(over="ignore"):  # 1e300 is infinity in float32
             parts = (x[i : i + 1024].astype(dtype, copy=False) for i in range(0, len(x), 1024))
             if not all(np.isfinite(part).all() for part in parts):

@@ -7,14 +7,15 @@ model.predict(images)
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from minicnn import diagnose, model_files, profiler, saliency, training
+from minicnn.frozen import Frozen
 from minicnn.layers import Layer
-from minicnn.layers.activations import softmax
 from minicnn.network import Network
 from minicnn.say import say
 from minicnn.tables import size, table
@@ -34,12 +35,18 @@ class Sequential(Network):
 
     def predict(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
         """The probability of each class: (n, classes), the softmax of `outputs`. For a regression, take `outputs`."""
-        y = self.outputs(x, batch_size, tta)
-        return y if self.gives_probabilities else softmax(y)
+        with self.lock:
+            return self._in_use().predict(x, batch_size, tta)
 
     def predict_classes(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
         """The most probable class of each image: (n,) int64."""
-        return self.outputs(x, batch_size, tta).argmax(axis=-1)
+        with self.lock:
+            return self._in_use().predict_classes(x, batch_size, tta)
+
+    def frozen(self) -> Frozen:
+        """A copy of the model as it is now that only predicts, one image in a small part of the time."""
+        with self.lock:
+            return Frozen(copy.deepcopy(self))
 
     def summary(self) -> None:
         """Print the layers: output shape, parameters, multiply-adds and activation memory for one image."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from minicnn import engine, inputs
 from minicnn.arguments import integer, shape
-from minicnn.errors import DivergedError, ShapeError
+from minicnn.errors import ShapeError
+from minicnn.frozen import Frozen
 from minicnn.layers import Dropout, Layer, Softmax, sequence
 from minicnn.parameters import Parameter, Parameters, Statistic
 from minicnn.seeds import generator
@@ -89,6 +90,7 @@ class Network:
         """What belongs to this process and cannot be copied: locks, and the engine's steps with their memory."""
         self.lock, self.fitting = threading.RLock(), threading.Lock()
         self._backend, self._trained, self._output = None, None, None
+        self._frozen, self._frozen_of = None, []
         _networks.add(self)
 
     def all_layers(self) -> list[Layer]:
@@ -146,23 +148,24 @@ class Network:
         With tta="flip" (test-time augmentation) it is the mean of those of each image and of its mirror image. A call
         from another thread waits for its turn.
         """
-        x, batch_size = inputs.check_images(x, self.input_shape, self.dtype), integer(batch_size, "batch_size")
-        if tta not in (None, "flip") or (tta and x.ndim != 4):
-            raise ValueError(f'tta: got {tta!r}, expected None, or "flip" for images (n, h, w, c)')
-        y = np.empty((len(x), *self.output_shape), self.dtype)
-        inputs.warn_of_scale(x, self.scale, training=False)
         with self.lock:
-            for i in range(0, len(x), batch_size):
-                index = np.arange(i, min(i + batch_size, len(x)))
-                images = self.batch(x, index)
-                y[index] = self.forward(images)
-                if tta:
-                    y[index] = (y[index] + self.forward(np.ascontiguousarray(images[:, :, ::-1]))) / 2
-        if not np.isfinite(y).all():
-            raise DivergedError(
-                "outputs: got NaN or infinity, expected finite numbers; weights or images are too large"
-            )
-        return y
+            return self._in_use().outputs(x, batch_size, tta)
+
+    def _in_use(self) -> Frozen:
+        """This network with the weights that it has now: made again when they are others than at the call before."""
+        self._trained = None  # as after any forward
+        now = [self.parameters.values, self.parameters.statistics, *self._settings()]
+        if self._frozen is None or not all(map(_equal, now, self._frozen_of)):
+            self._frozen, self._frozen_of = Frozen(self, copied=False), [part.copy() for part in now]
+        return self._frozen
+
+    def _settings(self) -> list:
+        """Numbers besides weights that the answer depends on, and that may be changed."""
+        numbers = [getattr(layer, "epsilon", getattr(layer, "negative_slope", 0)) for layer in self.all_layers()]
+        return [
+            np.array(numbers),
+            *(np.zeros(0) if part is None else part for part in (self.scale.mean, self.scale.std)),
+        ]
 
     @property
     def gives_probabilities(self) -> bool:
@@ -205,12 +208,29 @@ class Network:
         return sum(layer.macs for layer in self.layers)
 
     def __getstate__(self):
-        own = ("lock", "fitting", "_backend", "_trained", "_output", "_steps", "_scale", "_first")
+        own = (
+            "lock",
+            "fitting",
+            "_backend",
+            "_trained",
+            "_output",
+            "_steps",
+            "_scale",
+            "_first",
+            "_frozen",
+            "_frozen_of",
+        )
         return {k: v for k, v in vars(self).items() if k not in own}
 
     def __setstate__(self, state):
         vars(self).update(state)
         self._renew()
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """As np.array_equal of two vectors, a piece at a time, which stays in the cache."""
+    pieces = (slice(i, i + 2**14) for i in range(0, len(a), 2**14))
+    return len(a) == len(b) and all(np.array_equal(a[piece], b[piece]) for piece in pieces)
 
 
 def _after_fork() -> None:

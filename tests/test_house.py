@@ -32,6 +32,7 @@ LEVELS = """
     callbacks  model_files
     run
     network
+    frozen
     engine  data  plots
     layers  losses  optimizers  metrics
     inputs  initializers  parameters  seeds  schedules  archive  signals  tables

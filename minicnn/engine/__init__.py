@@ -42,6 +42,15 @@ def steps(layers: list[Layer]) -> list[Layer]:
     return compile.compile(layers)
 
 
+def in_use(layers: list[Layer], scale, dtype: str, input_shape: tuple[int, ...]) -> list[Layer]:
+    """What runs instead of layers that only predict: programs, the first of which has an `ask` for images; or the layers."""
+    if _backend == "numpy":
+        return layers
+    from minicnn.engine import program
+
+    return program.in_use(layers, scale, dtype, input_shape)
+
+
 def fast(thing: Thing) -> Thing:
     """The fast twin of a loss, an optimizer or a scale of inputs: what it computes, and its state; or the thing itself."""
     if _backend == "numpy":

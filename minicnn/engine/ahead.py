@@ -1,16 +1,17 @@
 """Compiling ahead on another core: what a training step needs last, while its first kernels are being compiled.
 
 The first run of all compiles for twenty seconds, and Numba compiles one kernel at a time. So the process that has to compile
-the large kernel of the forward pass starts another one, which runs this file: it compiles the kernels of the backward pass
-into the same cache, where the first finds them. Nothing depends on it: what is not there in time is compiled as usual.
+the large kernel of the forward pass starts another one, which runs this file: it compiles the kernels of the backward pass,
+and those of a program in use, into the same cache, where the first finds them. Nothing depends on it: what is not there in
+time is compiled as usual.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from minicnn import layers
-from minicnn.engine import compiling, normalization, pooling, training
+from minicnn import inputs, layers
+from minicnn.engine import compiling, normalization, pooling, program, training
 from minicnn.engine.compile import compile
 from minicnn.layers import sequence
 from minicnn.optimizers import Adam
@@ -35,3 +36,4 @@ def compile_backward() -> None:
         step.save_for_backward(*saved)
         step.backward(y)
     training.FastAdam(Adam()).step(parameters)
+    program.in_use(head + tail, inputs.Scale(), np.float32, (4, 4, 1))[0].forward(np.zeros((1, 4, 4, 1), np.uint8))

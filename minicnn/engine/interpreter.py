@@ -1,0 +1,421 @@
+"""One compiled function that runs any network in use: an interpreter of the tables that program.py makes.
+
+Faster because a thread takes a few images through all operations while they are in its cache (as BrainSlug, 2018), and
+because a network is one launch: no operation is called from Python. An operation is a row of numbers, named below: the
+kernel that it calls, where its images and weights lie, and its shapes. All read and write one piece of memory, the thread's
+own, in which an image of h x w x c may have a frame of zeros around it, as wide as the next convolution's padding.
+
+Each kernel is compiled by itself, when a program first needs it, and is known to the interpreter by its address.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import config, get_thread_id, types
+from numba.extending import intrinsic
+
+from minicnn.engine.activations import A, B
+from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.exponentials import sigmoid, tanh
+from minicnn.engine.lanes import (
+    fill,
+    fma,
+    gather,
+    half,
+    load,
+    load_rows,
+    maximum,
+    maximum0,
+    repeat,
+    store,
+    store_rows,
+    strided,
+    zeros,
+)
+from minicnn.engine.products import rows_by_panel
+from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.winograd import four, pixels_to_points, points_to_outputs, six
+
+MAX, MEAN, SUM = range(3)  # how a window becomes a number
+COPY, ADD, RELU, LEAKY, SIGMOID, TANH, GELU, SILU = range(8)  # how a number becomes another
+
+# Where an image lies: its first number, how far it is to the next image, for how many there is room, and how far it is to
+# the next row; its shape; and the frame's rows and columns, and how many of them are above and left of the image.
+AT, IMAGE, ROOM, ROW, H, W, C, FRAME_ROWS, FRAME_COLUMNS, TOP, LEFT = range(11)
+X, OTHER, Y = 0, 11, 22  # the three places of an operation
+ADDRESS, HOW, WITH_RELU, WITH_POOL, WEIGHTS, FRAME = range(33, 39)
+TABLE, TARGETS, COUNT, GROUPS, DEPTH, PANELS, RUN, RUNS, LENGTH, SIZE = range(39, 49)  # of rows and tiles
+# of a window: its size, stride, dilation and padding
+KH, KW, DOWN, RIGHT, ROW_STEP, COLUMN_STEP, ABOVE, BEFORE = range(49, 57)
+FIELDS = 57
+POINTS, TILE_GROUP = 36, 32
+SCRATCH = 2048  # numbers at the beginning of a thread's memory
+
+BAD_IMAGE, BAD_OUTPUT = 1, 2  # what is told of numbers that are not finite
+
+# ---------------------------------------------------------------------------------------------------------------
+# Kernels: functions of (block, op, begin, count, tables, weights, m) that do an operation on `count` images, from the
+# task's image number `begin` on. `block` says how many rows and lanes a vector block has; m is the thread's memory.
+
+_called: list = []  # by their numbers, with NUMBA_DISABLE_JIT=1
+
+
+def address(function, block, op, tables, weights, m) -> int:
+    """Where a kernel for arrays of these types lies in memory; it is compiled, or read from the disk, where need be."""
+    if config.DISABLE_JIT:
+        _called.append((function, block))
+        return len(_called) - 1
+    signature = tuple(map(numba.typeof, (block, op, 0, 0, tables, weights, m)))
+    function.compile(signature)
+    compiled = function.overloads[signature]
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
+@intrinsic
+def _invoke(typing, at, op, begin, count, tables, weights, m):
+    """Call the kernel at an address. A block is a type; as a value it is nothing."""
+
+    def codegen(context, builder, signature, args):
+        kinds = [context.get_value_type(kind) for kind in signature.args[1:]]
+        nothing = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(context.get_value_type(types.none), [nothing, *kinds])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [nothing(None), *args[1:]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, op, types.intp, types.intp, tables, weights, m), codegen
+
+
+def _invoke_plain(at, *arguments):
+    function, block = _called[at]
+    function(block, *arguments)
+
+
+if config.DISABLE_JIT:
+    _invoke = _invoke_plain
+
+
+@helper
+def _at(op, place, image):
+    """Where an image begins."""
+    return op[place + AT] + image % op[place + ROOM] * op[place + IMAGE]
+
+
+@helper
+def _clear_frame(op, m, y):
+    """Zeros around the result that begins at y."""
+    top, left, columns, c = op[Y + TOP], op[Y + LEFT], op[Y + FRAME_COLUMNS], op[Y + C]
+    row = y - (top * columns + left) * c
+    for i in range(op[Y + FRAME_ROWS]):
+        inside = top <= i < top + op[Y + H]
+        m[row : row + (left if inside else columns) * c] = 0
+        if inside:
+            m[row + (left + op[Y + W]) * c : row + columns * c] = 0
+        row += columns * c
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Rows of numbers times panels of weights: convolutions as in direct.py, and dense layers, whose rows are images
+
+
+@kernel
+def rows(block, op, begin, count, tables, weights, m):
+    """Rows times panels; few rows are not filled up to a whole block."""
+    x, y, start = _at(op, X, begin), _at(op, Y, begin), zeros(m, block)
+    few, count = half(start), count * op[COUNT]
+    if count > len(few):
+        _rows(start, op, m, x, y, count, tables, weights)
+    else:
+        _rows(few, op, m, x, y, count, tables, weights)
+
+
+@helper
+def _rows(start, op, m, x, y, count, tables, weights):
+    """`count` rows times every panel, len(start) at a time; a panel begins with its biases.
+
+    The tables have each row's offset from x, each result's from y, and each contiguous run's within a row. With a pool,
+    four rows that follow each other are one window of it.
+    """
+    n, length, run0, runs, panels = len(start[0]), op[LENGTH], op[RUN], op[RUNS], op[PANELS]
+    relu, pool, f, at = op[WITH_RELU], op[WITH_POOL], op[Y + C] // op[GROUPS], op[WEIGHTS]
+    offsets, targets = tables[op[TABLE] : op[TABLE] + count], tables[op[TARGETS] : op[TARGETS] + count]
+    for panel in range(op[GROUPS] * panels):
+        group, column = panel // panels, panel % panels * n
+        x0, y0, columns = x + group * op[DEPTH], y + group * f + column, min(n, f - column)
+        biases = repeat(load(start[0], weights, at), start)
+        at += n
+        for t in range(0, count, len(start)):
+            sums, w, here = biases, at, gather(offsets, t, count, start)
+            for run in range(run0, run0 + runs):
+                sums = rows_by_panel(m, here, x0 + tables[run], length, weights, w, sums)
+                w += length * n
+            if relu:
+                sums = maximum0(sums)
+            if columns == n and not pool:
+                store_rows(m, gather(targets, t, count, start), y0, sums)
+                continue
+            store_rows(m, strided(n, 0, len(start), start), 0, sums)  # by way of scratch
+            for i in range(0, min(len(start), count - t), 4 if pool else 1):
+                v = load(sums[0], m, i * n)
+                if pool:
+                    a, b, c, d = load_rows(v, m, four(n), i * n)
+                    v = maximum(maximum(a, b), maximum(c, d))
+                _store_some(v, m, y0 + targets[t + i], columns, len(start) * n)
+        at += runs * length * n
+
+
+@helper
+def _store_some(v, m, at, columns, free):
+    """The first `columns` numbers of a vector, by way of memory that is free."""
+    if columns == len(v):
+        store(m, at, v)
+    else:
+        store(m, free, v)
+        for l in range(columns):
+            m[at + l] = m[free + l]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Convolutions by tiles: as winograd.py
+
+
+@kernel
+def tiles(block, op, begin, count, tables, weights, m):
+    """Tiles times panels; the table has each tile's window, its outputs, and how many rows and columns these have."""
+    x, y, c, f = _at(op, X, begin), _at(op, Y, begin), op[X + C], op[Y + C]
+    start, table, count = zeros(m, block), op[TABLE], count * op[COUNT]
+    few, like, n = half(start), start[0], len(start[0])
+    step, sums_step, sums = TILE_GROUP * c + 16, TILE_GROUP * n + 16, SCRATCH
+    v = sums + POINTS * sums_step
+    for first in range(0, count, TILE_GROUP):
+        here = min(TILE_GROUP, count - first)
+        for t in range(here):
+            pixels = x + tables[table + 4 * (first + t)]
+            for k in range(0, c, n):
+                _pixels_to_points(like, m, pixels + k, op[X + ROW], c, v + t * c + k, step)
+        for p in range(0, f, n):
+            panel = op[WEIGHTS] + p // n * (POINTS * c + 1) * n
+            _products(start, few, m, v, c, step, here, weights, panel + n, sums, sums_step)
+            for t in range(here):
+                at = table + 4 * (first + t)
+                shape = tables[at + 2], tables[at + 3]
+                _points_to_outputs(like, m, sums + t * n, sums_step, weights, panel, op, y + tables[at + 1] + p, shape)
+
+
+@helper
+def _pixels_to_points(like, m, x, row, c, v, step):
+    """v = B^T d B of the window at x: rows first, then columns."""
+    n = len(like)
+    for i in range(6):
+        store_rows(m, six(n), i * 6 * n, pixels_to_points(load_rows(like, m, six(c), x + i * row)))
+    for j in range(6):
+        store_rows(m, six(6 * step), v + j * step, pixels_to_points(load_rows(like, m, six(6 * n), j * n)))
+
+
+@helper
+def _products(start, few, m, v, c, step, count, u, u0, sums, sums_step):
+    """The 36 matrix products of tiles and a panel, as many tiles at a time as `start` has rows, and at the end a `few`."""
+    n = len(start[0])
+    for point in range(POINTS):
+        at, x, y = u0 + point * c * n, v + point * step, sums + point * sums_step
+        for t in range(0, count, len(start)):
+            if count - t > len(few):
+                total = rows_by_panel(m, strided(c, t, count, start), x, c, u, at, start)
+                store_rows(m, strided(n, t, count, start), y, total)
+            else:
+                total = rows_by_panel(m, strided(c, t, count, few), x, c, u, at, few)
+                store_rows(m, strided(n, t, count, few), y, total)
+
+
+@helper
+def _points_to_outputs(like, m, sums, step, weights, bias, op, y, shape):
+    """A^T m A, its pool's maxima where there is one, plus the bias, ReLU: the tile's rows and columns at y."""
+    n, (rows, columns), size, relu, pool = len(like), shape, op[SIZE], op[WITH_RELU], op[WITH_POOL]
+    add, row, f = load(like, weights, bias), op[Y + ROW], op[Y + C]
+    for i in range(6):
+        points = load_rows(like, m, six(step), sums + i * 6 * step)
+        store_rows(m, four(n), i * 6 * n, points_to_outputs(points, size))
+    for j in range(columns):
+        if pool:
+            a = points_to_outputs(load_rows(like, m, six(6 * n), 2 * j * n), size)
+            b = points_to_outputs(load_rows(like, m, six(6 * n), (2 * j + 1) * n), size)
+            y0, y1 = (
+                maximum(maximum(a[0], a[1]), maximum(b[0], b[1])),
+                maximum(maximum(a[2], a[3]), maximum(b[2], b[3])),
+            )
+            y2, y3 = y0, y0
+        else:
+            y0, y1, y2, y3 = points_to_outputs(load_rows(like, m, six(6 * n), j * n), size)
+        block = y0 + add, y1 + add, y2 + add, y3 + add
+        if relu:
+            block = maximum0(block)
+        target = y + j * f
+        store(m, target, block[0])
+        if rows > 1:
+            store(m, target + row, block[1])
+        if rows > 2:
+            store(m, target + 2 * row, block[2])
+        if rows > 3:
+            store(m, target + 3 * row, block[3])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# All others
+
+
+@kernel
+def window(block, op, begin, count, tables, weights, m):
+    for image in range(begin, begin + count):
+        _window(zeros(m, block)[0], op, m, _at(op, X, image), _at(op, Y, image), weights)
+
+
+@helper
+def _window(like, op, m, x, y, weights):
+    """Pools, depthwise convolutions, and batch norm that has no layer to be folded into: a window of one pixel.
+
+    A vector of channels at a time; the last one begins where it still fits. Weights follow the biases.
+    """
+    n, c, kw, how, relu = len(like), op[X + C], op[KW], op[HOW], op[WITH_RELU]
+    for i in range(op[Y + H]):
+        top = i * op[DOWN] - op[ABOVE]
+        for j in range(op[Y + W]):
+            left, pixels = j * op[RIGHT] - op[BEFORE], 0
+            for k in range(0, c, n):
+                channel = min(k, c - n)
+                total = fill(like, -np.inf) if how == MAX else like
+                if how == SUM:
+                    total = load(like, weights, op[WEIGHTS] + channel)
+                pixels = 0
+                for p in range(op[KH]):
+                    row = top + p * op[ROW_STEP]
+                    if row < 0 or row >= op[X + H]:
+                        continue
+                    for q in range(kw):
+                        column = left + q * op[COLUMN_STEP]
+                        if column < 0 or column >= op[X + W]:
+                            continue
+                        pixels += 1
+                        v = load(like, m, x + row * op[X + ROW] + column * c + channel)
+                        if how == SUM:
+                            total = fma(load(like, weights, op[WEIGHTS] + (1 + p * kw + q) * c + channel), v, total)
+                        elif how == MAX:
+                            total = maximum(total, v)
+                        else:
+                            total = total + v
+                if how == MEAN:
+                    total = total / fill(like, pixels)
+                if relu:
+                    total = maximum0(total)
+                store(m, y + i * op[Y + ROW] + j * c + channel, total)
+
+
+@helper
+def _number(how, v, other, slope):
+    if how == COPY:
+        return v
+    if how == ADD:
+        return v + other
+    if how == RELU:
+        return maximum0(v)
+    if how == LEAKY:
+        return maximum0(v) - slope * maximum0(-1.0 * v)
+    if how == TANH:
+        return tanh(v)
+    if how == GELU:
+        return v * sigmoid(v * fma(B * v, v, fill(v, A)))
+    share = sigmoid(v)
+    return share if how == SIGMOID else v * share
+
+
+@kernel
+def numbers(block, op, begin, count, tables, weights, m):
+    """Activations, sums, and copies that leave the frame behind; a row's last vector begins where it still fits."""
+    like, slope, how, relu = zeros(m, block)[0], weights[op[WEIGHTS]], op[HOW], op[WITH_RELU]
+    n, row = len(like), op[X + W] * op[X + C]
+    for image in range(begin, begin + count):
+        x, other, y = _at(op, X, image), _at(op, OTHER, image), _at(op, Y, image)
+        for i in range(op[X + H]):
+            for k in range(0, row, n):
+                at = min(k, row - n)
+                second = load(like, m, other + i * op[OTHER + ROW] + at)
+                v = _number(how, load(like, m, x + i * op[X + ROW] + at), second, slope)
+                if relu:
+                    v = maximum0(v)
+                store(m, y + i * op[Y + ROW] + at, v)
+
+
+@kernel
+def softmax(block, op, begin, count, tables, weights, m):
+    for image in range(begin, begin + count):
+        _softmax(m, _at(op, X, image), op[X + H] * op[X + W], op[X + C], m, _at(op, Y, image))
+
+
+@helper
+def _softmax(x, at, rows, c, y, to):
+    """exp(x) / sum(exp(x)) of each row of c numbers."""
+    for row in range(rows):
+        begin = at + row * c
+        largest, total = x[begin : begin + c].max(), x.dtype.type(0)
+        for k in range(c):
+            y[to + row * c + k] = math.exp(x[begin + k] - largest)
+            total += y[to + row * c + k]
+        for k in range(c):
+            y[to + row * c + k] /= total
+
+
+@helper
+def _load(op, images, floats, image, m, y, weights):
+    """An image's numbers, bytes on the scale of the training images; whether all of them are finite."""
+    c, finite, k = op[Y + C], True, image * op[Y + H] * op[Y + W] * op[Y + C]
+    for i in range(op[Y + H]):
+        for j in range(op[Y + W]):
+            for l in range(c):
+                if images.size:
+                    v = weights.dtype.type(images[k]) * weights[op[WEIGHTS] + l] + weights[op[WEIGHTS] + c + l]
+                else:
+                    v = floats[k]
+                finite &= v - v == 0
+                m[y + i * op[Y + ROW] + j * c + l] = v
+                k += 1
+    return finite
+
+
+@helper
+def _save(op, m, x, image, probabilities, y):
+    """The program's result; whether all of it is finite."""
+    size, finite = op[X + H] * op[X + W] * op[X + C], True
+    for k in range(size):
+        v = m[x + k]
+        finite &= v - v == 0
+        y[image * size + k] = v
+    if probabilities:
+        _softmax(m, x, op[X + H] * op[X + W], op[X + C], y, image * size)
+    return finite
+
+
+@parallel
+def run(part, ops, schedule, tables, weights, images, floats, memory, tasks, probabilities, y, told):
+    """The program on all images, bytes or floats. A task takes its images through the whole schedule."""
+    last_op = ops[ops.shape[0] - 1]
+    n = y.size // (last_op[X + H] * last_op[X + W] * last_op[X + C])
+    for task in chunk(part, tasks):
+        m, first, last = memory[get_thread_id()], task * n // tasks, (task + 1) * n // tasks
+        for step in range(schedule.shape[0]):
+            op, begin = ops[schedule[step, 0]], schedule[step, 1]
+            count = min(schedule[step, 2], last - first - begin)
+            if op[FRAME]:
+                for image in range(begin, begin + count):
+                    _clear_frame(op, m, _at(op, Y, image))
+            if schedule[step, 0] == 0:
+                for image in range(begin, begin + count):
+                    if not _load(op, images, floats, first + image, m, _at(op, Y, image), weights):
+                        told[0] |= BAD_IMAGE
+            elif schedule[step, 0] == ops.shape[0] - 1:
+                for image in range(begin, begin + count):
+                    if not _save(op, m, _at(op, X, image), first + image, probabilities, y):
+                        told[0] |= BAD_OUTPUT
+            elif count > 0:
+                _invoke(op[ADDRESS], op, begin, count, tables, weights, m)

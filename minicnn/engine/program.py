@@ -1,0 +1,364 @@
+"""From the layers of a network in use to a program for the interpreter: operations, weights, memory, and their order.
+
+ReLU and a 2x2 pool behind a convolution are done before it stores, and padding is written by the operation before. A value,
+an image between two operations, lies where one that nobody needs any more has lain. A few images at a time go through the
+operations whose images are large, more where they are small: as many as stay in the cache, so that weights serve several.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minicnn import inputs, layers
+from minicnn.engine import interpreter as does
+from minicnn.engine import winograd
+from minicnn.engine.lanes import Block, best_block
+from minicnn.engine.memory import contiguous, empty, scratch
+from minicnn.engine.products import panel_block
+from minicnn.engine.threads import MAX_THREADS, get_threads
+from minicnn.layers import sequence
+from minicnn.layers.activations import Identity, ReLU
+from minicnn.layers.base import Layer
+from minicnn.layers.windows import Window
+
+MOST = 16  # images that go together through the dense layers
+CACHED = 2**19  # bytes between two operations: half of a usual second-level cache
+NUMBERS = {
+    layers.Flatten: does.COPY,
+    layers.ReLU: does.RELU,
+    layers.LeakyReLU: does.LEAKY,
+    layers.Sigmoid: does.SIGMOID,
+    layers.Tanh: does.TANH,
+    layers.GELU: does.GELU,
+    layers.SiLU: does.SILU,
+}
+CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense, layers.BatchNorm)
+POOLS = {
+    layers.MaxPool2D: does.MAX,
+    layers.GlobalMaxPool2D: does.MAX,
+    layers.AveragePool2D: does.MEAN,
+    layers.GlobalAveragePool2D: does.MEAN,
+}
+KNOWN = {*NUMBERS, *CONVOLUTIONS, *POOLS, Identity, layers.Softmax, layers.Residual}
+
+
+def in_use(network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_shape: tuple[int, ...]) -> list[Layer]:
+    """The programs of these layers, in order, and between them the layers of a user's own; the first takes images."""
+    compiled, known = [], []
+    for layer in [*network, None]:
+        if layer is not None and all(type(one) in KNOWN for one in _inside(layer)):
+            known.append(layer)
+            continue
+        if known or not compiled:
+            compiled.append(Program(known, scale, dtype, known[0].input_shape if known else input_shape))
+        if layer is not None:
+            compiled.append(_Around(layer, scale, dtype) if type(layer) is layers.Residual else layer)
+        known = []
+    return compiled
+
+
+def _inside(layer: Layer) -> list[Layer]:
+    """A layer, those inside it, and the activations that they end in."""
+    found = layer.layers()
+    return found + [one.activate for one in found if getattr(one, "activate", None) is not None]
+
+
+class _Around(Layer):
+    """A residual block around a layer of a user's own."""
+
+    def __init__(self, layer: layers.Residual, scale, dtype):
+        self.name, self.input_shape, self.output_shape = layer.name, layer.input_shape, layer.output_shape
+        branches = layer.branch, layer.shortcut
+        self.branches = [in_use(branch, scale, dtype, self.input_shape) for branch in branches]
+        self.activate = layer.activate
+
+    def forward(self, x, training=False):
+        branch, shortcut = (sequence.forward(steps, x, False) for steps in self.branches)
+        return self.activate.forward(branch + shortcut)
+
+
+class _Value:
+    """An image between two operations: its shape, the frame that its readers need, and its place in memory."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = math.prod(shape[:-2]), *((1,) * (2 - len(shape))), *shape[-2:]
+        self.frame, self.room, self.at = [0, 0, 0, 0], 1, 0  # pixels above, below, before, behind
+        self.readers: list[_Operation] = []
+
+    def needs(self, *frame: int) -> None:
+        self.frame = [max(pair) for pair in zip(self.frame, frame, strict=True)]
+
+    @property
+    def rows(self) -> int:
+        return self.frame[0] + self.shape[0] + self.frame[1]
+
+    @property
+    def columns(self) -> int:
+        return self.frame[2] + self.shape[1] + self.frame[3]
+
+    @property
+    def row(self) -> int:
+        return self.columns * self.shape[2]
+
+    @property
+    def size(self) -> int:
+        return -(-self.rows * self.row // 16) * 16
+
+    def fields(self) -> list[int]:
+        begin = self.at + self.frame[0] * self.row + self.frame[2] * self.shape[2]
+        place = [begin, self.size, self.room, self.row, *self.shape]
+        return [*place, self.rows, self.columns, self.frame[0], self.frame[2]]
+
+
+class _Operation:
+    """What an operation does, on which values; `group` is how many images go through it together."""
+
+    def __init__(self, kind: int, layer: Layer | None, x: _Value, y: _Value, other: _Value | None = None, how: int = 0):
+        self.kind, self.layer, self.x, self.y, self.other, self.how = kind, layer, x, y, other or x, how
+        self.relu = self.pool = False
+        self.group, self.block = 1, None
+        for value in {x, self.other}:
+            value.readers.append(self)
+
+
+class Program(Layer):
+    """Layers as one launch: `forward` takes images (bytes or floats), or what a layer before it gave."""
+
+    def __init__(self, network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_shape: tuple[int, ...]):
+        self.name, self.dtype, self.macs = "program", np.dtype(dtype), sum(layer.macs for layer in network)
+        self.input_shape = input_shape
+        self.output_shape = network[-1].output_shape if network else input_shape
+        self.scale, self.operations = scale, []
+        block = best_block(dtype)
+        self.blocks = block, Block(block.shape[0], block.shape[1] // 2), Block(1, 1)
+        images = _Value(input_shape)
+        value = self._add(None, None, images, input_shape)
+        value = self._trace(network, value)
+        self._add(None, None, value, self.output_shape)
+        self._choose_groups()
+        self._place()
+        self._emit()
+
+    # -- operations and values -----------------------------------------------------------------------------------
+
+    def _add(self, kind, layer, x, shape, other=None, how=0) -> _Value:
+        operation = _Operation(kind, layer, x, _Value(shape), other, how)
+        self.operations.append(operation)
+        return operation.y
+
+    def _trace(self, network: list[Layer], x: _Value) -> _Value:
+        parts = [part for layer in network for part in (layer, getattr(layer, "activate", None)) if part is not None]
+        parts, begin = [part for part in parts if type(part) is not Identity], x
+        while parts:
+            layer = parts.pop(0)
+            if type(layer) is layers.Flatten and x is not begin and parts and type(parts[0]) is layers.Dense:
+                continue  # nobody else reads x, so it lies without a frame
+            x = self._one(layer, x)
+            last = self.operations[-1]
+            if isinstance(layer, (*CONVOLUTIONS, layers.Residual)) and parts and type(parts[0]) is ReLU:
+                last.relu = bool(parts.pop(0))
+            if last.kind in (does.rows, does.tiles) and parts and self._takes_pool(last, parts[0]):
+                last.pool, last.y = True, _Value(parts.pop(0).output_shape)
+                x = last.y
+        return x
+
+    def _one(self, layer: Layer, x: _Value) -> _Value:
+        kind, shape = type(layer), layer.output_shape
+        if kind is layers.Residual:
+            branch, shortcut = self._trace(layer.branch, x), self._trace(layer.shortcut, x)
+            return self._add(does.numbers, layer, branch, shape, shortcut, does.ADD)
+        if kind is layers.Conv2D:
+            tiles = winograd.fits(layer.w.shape, layer.window, layer.groups, self.dtype)
+            (above, below), (before, behind) = layer.window.padding
+            if tiles:
+                cut = winograd._tiles(shape, layer.kernel_size[0], layer.window.padding)
+                below = cut.rows * cut.size + layer.kernel_size[0] - 1 - above - x.shape[0]
+                behind = cut.columns * cut.size + layer.kernel_size[0] - 1 - before - x.shape[1]
+            x.needs(above, below, before, behind)
+            return self._add(does.tiles if tiles else does.rows, layer, x, shape)
+        if kind is layers.Dense:
+            return self._add(does.rows, layer, x, shape)
+        if kind is layers.Softmax:
+            return self._add(does.softmax, layer, x, shape)
+        if kind in NUMBERS:
+            return self._add(does.numbers, layer, x, x.shape if kind is layers.Flatten else shape, how=NUMBERS[kind])
+        return self._add(does.window, layer, x, shape, how=POOLS.get(kind, does.SUM))
+
+    def _takes_pool(self, operation: _Operation, layer: Layer) -> bool:
+        plain = Window((2, 2), (2, 2))
+        fits = operation.kind is does.tiles or self.blocks[0].shape[0] % 4 == 0
+        return fits and type(layer) is layers.MaxPool2D and layer.window == plain
+
+    # -- order and memory ----------------------------------------------------------------------------------------
+
+    def _choose_groups(self) -> None:
+        """How many images go through each operation together: never fewer than through the one before."""
+        group = MOST
+        for operation in reversed(self.operations):
+            size = self.dtype.itemsize * (operation.x.size + operation.y.size)
+            while group > 1 and group * size > CACHED:
+                group //= 2
+            operation.group = group
+        self.schedule = np.array(self._order(), np.int64)
+
+    def _order(self) -> list[tuple[int, int, int]]:
+        """(operation, first image, images) for MOST images: an operation follows when as many as it takes are there."""
+        order, groups = [], [operation.group for operation in self.operations]
+        for done in range(groups[0], MOST + 1, groups[0]):
+            order += [(i, done - group, group) for i, group in enumerate(groups) if done % group == 0]
+        return order
+
+    def _place(self) -> None:
+        """Give each value room for as many images as its readers take, where nothing lies that is still needed."""
+        placed: list[
+            tuple[int, int, int, int]
+        ] = []  # first and last operation, first number and the one behind the last
+        tiled = [operation.x.shape[2] for operation in self.operations if operation.kind is does.tiles]
+        at_points = [does.POINTS * (does.TILE_GROUP * c + 16) for c in (self.blocks[0].shape[1], *tiled)]
+        self.memory = free = does.SCRATCH + at_points[0] + max(at_points[1:], default=0)
+        for i, operation in enumerate(self.operations[:-1]):
+            value, first, last = operation.y, i, i
+            value.room = max((reader.group for reader in value.readers), default=operation.group)
+            if value.readers:
+                last = max(self.operations.index(reader) for reader in value.readers)
+            if value.room > operation.group:  # it is filled in several rounds of all operations before
+                first = 0
+            at = free
+            for begin, end in sorted((b, e) for f, l, b, e in placed if f <= last and first <= l):
+                if at + value.room * value.size <= begin:
+                    break
+                at = max(at, end)
+            value.at = at
+            placed.append((first, last, at, at + value.room * value.size))
+            self.memory = max(self.memory, placed[-1][3])
+
+    # -- tables and weights --------------------------------------------------------------------------------------
+
+    def _emit(self) -> None:
+        self.tables, self.weights, at = [], [], 0
+        table = np.zeros((len(self.operations), does.FIELDS), np.int64)
+        for row, operation in zip(table, self.operations, strict=True):
+            for place, value in ((does.X, operation.x), (does.OTHER, operation.other), (does.Y, operation.y)):
+                row[place : place + 11] = value.fields()
+            row[does.HOW : does.WEIGHTS + 1] = operation.how, operation.relu, operation.pool, at
+            row[does.FRAME] = any(operation.y.frame)
+            weights = self._details(row, operation, operation.layer)
+            weights = np.concatenate([np.ravel(part) for part in weights]) if weights else np.zeros(0)
+            self.weights.append(np.append(weights, np.zeros(-len(weights) % 16)))
+            at += len(self.weights[-1])
+        numbers = np.concatenate([*self.weights, np.zeros(16)]).astype(self.dtype)
+        self.weights = empty(numbers.shape, self.dtype)
+        self.weights[...] = numbers
+        self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.tables]), table
+        for row, operation in zip(table, self.operations, strict=True):
+            if operation.kind is not None:
+                arrays = row, self.tables, self.weights, self.weights
+                row[does.ADDRESS] = does.address(operation.kind, operation.block, *arrays)
+
+    def _write(self, numbers) -> int:
+        """Append numbers to the tables; where they begin."""
+        at = 1 + sum(len(written) for written in self.tables)
+        self.tables.append(np.ravel(numbers).astype(np.int64))
+        return at
+
+    def _block(self, lanes: int) -> np.dtype:
+        return next(block for block in self.blocks if block.shape[1] <= lanes)
+
+    def _details(self, row: np.ndarray, operation: _Operation, layer: Layer) -> list[np.ndarray]:
+        """Fill in the fields that are an operation's own; its weights, in order."""
+        kind, x, y = operation.kind, operation.x, operation.y
+        row_of = x.shape[1] * x.shape[2] if kind is does.numbers else x.shape[2]
+        operation.block = self.blocks[1] if row_of >= self.blocks[1].shape[1] else self.blocks[2]
+        if operation is self.operations[0]:
+            return list(self.scale.factors(np.dtype(np.uint8), y.shape[2]))
+        if kind is does.rows:
+            return self._rows(row, operation, layer)
+        if kind is does.tiles:
+            return self._tiles(row, operation, layer)
+        if kind is does.numbers:
+            if operation.how == does.COPY:
+                row[does.Y + does.ROW] = x.shape[1] * x.shape[2]
+            return [np.array([getattr(layer, "negative_slope", 0.0)])]
+        if kind is does.window:
+            c, window = x.shape[2], getattr(layer, "window", Window((1, 1)))
+            if type(layer) in (layers.GlobalMaxPool2D, layers.GlobalAveragePool2D):
+                window = Window(x.shape[:2])
+            (above, _), (before, _) = window.padding
+            row[does.KH : does.KH + 8] = *window.size, *window.stride, *window.dilation, above, before
+            if type(layer) is layers.BatchNorm:
+                return [*layer.in_use()][::-1]
+            if operation.how == does.SUM:
+                return [layer.b.value if layer.use_bias else np.zeros(c), layer.w.value]
+        return []
+
+    def _rows(self, row, operation, layer) -> list[np.ndarray]:
+        x, y, w = operation.x, operation.y, layer.w.value
+        groups, window = getattr(layer, "groups", 1), getattr(layer, "window", Window((1, 1)))
+        (kh, kw), (down, right), ((above, _), (before, _)), dilation = window
+        c, f = w.shape[-2:]
+        oh, ow = layer.output_shape[:2] if len(layer.output_shape) == 3 else (1, 1)
+        of = 2 if operation.pool else 1  # a window's pixels follow each other
+        p, q, a, b = np.indices((oh // of, ow // of, of, of)).reshape(4, -1)
+        offsets = ((of * p + a) * down - above) * x.row + ((of * q + b) * right - before) * x.shape[2]
+        pixels = np.add.outer(np.arange(kh) * dilation[0] * x.row, np.arange(kw) * dilation[1] * x.shape[2])
+        runs, length = (pixels[:, 0], kw * c) if dilation[1] == 1 and groups == 1 else (pixels.ravel(), c)
+        images, lanes = np.arange(operation.group), panel_block(f // groups, self.dtype, 8).shape[1]
+        row[does.TABLE] = self._write(np.add.outer(images * x.size, offsets))
+        row[does.TARGETS] = self._write(np.add.outer(images * y.size, p * y.row + q * f))
+        row[does.RUN], row[does.RUNS], row[does.LENGTH] = self._write(runs), len(runs), length
+        count = -(-(f // groups) // lanes)
+        row[[does.COUNT, does.GROUPS, does.DEPTH, does.PANELS]] = len(offsets), groups, c, count
+        operation.block = self._block(lanes)
+        panels = np.zeros((1 + kh * kw * c, groups, count * lanes))
+        matrix = np.concatenate([_bias(layer)[None], w.reshape(-1, f)])
+        panels[:, :, : f // groups] = matrix.reshape(-1, groups, f // groups)
+        return [panels.reshape(-1, groups * count, lanes).transpose(1, 0, 2)]
+
+    def _tiles(self, row, operation, layer) -> list[np.ndarray]:
+        x, y, w = operation.x, operation.y, layer.w.value
+        (r, _, c, f), (above, before), of = w.shape, (p[0] for p in layer.window.padding), 2 if operation.pool else 1
+        cut = winograd._tiles(layer.output_shape, r, layer.window.padding)
+        lanes = winograd._block(c, f, self.dtype).shape[1]
+        i, j = np.indices((cut.rows, cut.columns)).reshape(2, -1) * cut.size
+        window = (i - above) * x.row + (j - before) * c
+        target = i // of * y.row + j // of * f
+        rows, columns = (np.clip(n - k // of, 0, cut.size // of) for n, k in zip(y.shape[:2], (i, j), strict=True))
+        images = np.arange(operation.group)[:, None]
+        tiles = window + images * x.size, target + images * y.size, rows + 0 * images, columns + 0 * images
+        row[does.TABLE], row[does.COUNT] = self._write(np.stack(tiles, axis=-1)), len(window)
+        operation.block, row[does.SIZE] = self._block(lanes), cut.size
+        g = winograd.weight_transform(r, np.dtype(np.float64))
+        u = np.einsum("jq,iqcf->ijcf", g, np.einsum("ip,pqcf->iqcf", g, w)).reshape(36 * c, f)
+        return [np.concatenate([_bias(layer)[None], u]).reshape(-1, f // lanes, lanes).transpose(1, 0, 2)]
+
+    # -- running it ----------------------------------------------------------------------------------------------
+
+    def forward(self, x, training=False):
+        return self.ask(x, False)[0]
+
+    def ask(self, x: np.ndarray, probabilities: bool) -> tuple[np.ndarray, bool, bool]:
+        """(y, whether x is finite, whether y is); with probabilities the softmax of y."""
+        n, threads, told = len(x), get_threads(), np.zeros(1, np.int64)
+        y = np.empty((n, *self.output_shape), self.dtype)
+        images = contiguous(x).reshape(-1)
+        floats = NO_FLOATS[self.dtype]
+        if x.dtype != np.uint8:
+            images, floats = NO_BYTES, images.astype(self.dtype, copy=False)
+        tasks = 1 if n == 1 else min(n, -(-n // (MOST * threads)) * threads)
+        does.run(
+            n * (self.macs + 1) if n > 1 else 0,
+            *(self.table, self.schedule, self.tables, self.weights, images, floats),
+            *(scratch("program", (MAX_THREADS, self.memory), self.dtype), tasks, probabilities),
+            *(y.reshape(-1), told),
+        )
+        return y, not told[0] & does.BAD_IMAGE, not told[0] & does.BAD_OUTPUT
+
+
+NO_BYTES = np.empty(0, np.uint8)
+NO_FLOATS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
+
+
+def _bias(layer: Layer) -> np.ndarray:
+    return layer.b.value if layer.use_bias else np.zeros(layer.w.shape[-1])
