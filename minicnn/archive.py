@@ -71,7 +71,14 @@ def _text(config: dict) -> bytes:
 
 @contextmanager
 def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
-    """Yields the archive at `path`; whatever is wrong with it is a ModelFileError of one line.
+    """Yields the archive at `path`; `what` is what was expected. Errors are those of `opened`."""
+    with opened(path, f"{what} of minicnn") as file:
+        yield Archive(file)
+
+
+@contextmanager
+def opened(path: str | os.PathLike, what: str) -> Iterator[io.BufferedReader]:
+    """Yields the file at `path`; whatever is wrong with it is a ModelFileError of one line.
 
     `what` is what was expected. A file that cannot be opened is an OSError.
     """
@@ -81,16 +88,16 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[Archive]:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise ModelFileError(f"{path}: not {what} of minicnn (a folder)") from None
+        raise ModelFileError(f"{path}: not {what} (a folder)") from None
     try:
         with file:
-            yield Archive(file)
+            yield file
     except (ModelFileError, CheckpointError) as error:
         raise type(error)(f"{path}: {_line(error, 2000)}") from None
     except MemoryError:  # sizes were checked: it is the file's due
         raise
     except Exception as error:  # there is hardly one that a broken file cannot make zip, NumPy or JSON raise
-        raise ModelFileError(f"{path}: not {what} of minicnn ({_line(error, 200)})") from error
+        raise ModelFileError(f"{path}: not {what} ({_line(error, 200)})") from error
 
 
 class Archive:

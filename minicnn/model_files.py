@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -47,20 +47,25 @@ def describe(model: Network) -> dict:
 
 def load_model(kind: type[Network], path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Network:
     """A network of this kind from a file that `save_model` wrote: see `minicnn.load`."""
-    known = LAYERS | {layer.__name__: layer for layer in layers}
     with archive.reading(path, "a model file") as file:
-        config = file.config
-        _check_format(config)
-        _check(config, "layers", list)
-        count = json.dumps(config["layers"]).count('"class"')
-        if count > MOST_LAYERS:
-            raise ValueError(f"layers: got {count:,}, expected at most {MOST_LAYERS:,}")
-        stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
-        model = kind.declared(stack, config.get("input_shape"), config.get("seed"), config.get("dtype"))
-        model.scale.mean, model.scale.std = _scale(config, model.input_shape[-1])
+        model = declare(kind, file.config, layers)
         file.check(_needs(model), "the layers")
         model.parameters.allocate(None)
-        _fill(model, file)
+        fill(model, _arrays(model, file))
+    return model
+
+
+def declare(kind: type[Network], config: dict, layers: Sequence[type[Layer]] = ()) -> Network:
+    """The network that `describe` told of, its arrays without memory yet; an error where it is none."""
+    known = LAYERS | {layer.__name__: layer for layer in layers}
+    _check_format(config)
+    _check(config, "layers", list)
+    count = json.dumps(config["layers"]).count('"class"')
+    if count > MOST_LAYERS:
+        raise ValueError(f"layers: got {count:,}, expected at most {MOST_LAYERS:,}")
+    stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
+    model = kind.declared(stack, config.get("input_shape"), config.get("seed"), config.get("dtype"))
+    model.scale.mean, model.scale.std = _scale(config, model.input_shape[-1])
     return model
 
 
@@ -70,7 +75,7 @@ def load_weights(self: Network, path: str | os.PathLike) -> None:
         _check_format(file.config)
         file.check(_needs(self), "this model")
         scale = _scale(file.config, self.input_shape[-1])
-        _fill(self, file)
+        fill(self, _arrays(self, file))
         self.scale.mean, self.scale.std = scale
 
 
@@ -79,8 +84,12 @@ def _needs(model: Network) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     return {name: (w.shape, np.dtype(model.dtype)) for name, w in model.arrays().items()}
 
 
-def _fill(model: Network, file: archive.Archive) -> None:
-    arrays = {name: file.read(name) for name in model.arrays()}
+def _arrays(model: Network, file: archive.Archive) -> dict[str, np.ndarray]:
+    return {name: file.read(name) for name in model.arrays()}
+
+
+def fill(model: Network, arrays: Mapping[str, np.ndarray]) -> None:
+    """Take these arrays, of the model's own names and shapes: all of them, or none where one has a wrong number."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ModelFileError(f"{name}: got NaN or infinity, expected finite numbers")
