@@ -8,6 +8,7 @@ import sys
 from minicnn.commands import check_gradients, evaluate, train
 from minicnn.data import __main__ as data
 from minicnn.explain import commands as explain
+from minicnn.export import commands as export
 from minicnn.learn import commands as learn
 
 COMMANDS = {
@@ -17,6 +18,8 @@ COMMANDS = {
     "explain": (explain.main, "a page that shows every sum of a network for one image"),
     "data": (data.main, "the data as files"),
     "check-gradients": (check_gradients.main, "every layer's gradient against differences"),
+    "export": (export.export_main, "a model as ONNX, safetensors or a program of NumPy alone"),
+    "import": (export.import_main, "a model from ONNX or safetensors"),
 }
 
 
