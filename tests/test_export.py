@@ -362,6 +362,15 @@ REFUSED = {
         after(("Sub", "c far", "d", {}), ("Relu", "d", "e", {}), ("Flatten", "e", "y", {})),
         r"node 'node y' \(Flatten\): before it a function .* that is no activation",
     ),
+    "a kink that a few points do not see": (
+        after(("Add", "c far", "d", {}), ("Relu", "d", "e", {}), ("Sub", "e far", "f", {}), ("Mul", "f each", "y", {})),
+        r"node 'node y' \(Mul\): before it a function .* that is no activation",
+    ),
+    "numbers cut off": (
+        after(("Cast", "c", "d", {"to": TensorProto.INT32}), ("Cast", "d", "y", {"to": TensorProto.FLOAT})),
+        r"node 'node d' \(Cast\): got type 6, expected one of floats",
+    ),
+    "n is squeezed": (after(("Squeeze", "c first", "y", {})), r"node 'node y' \(Squeeze\): got \[4, 7, 7\] to \[\]"),
     "pads": (
         conv(pads=[2, 0, 0, 0]),
         r"node 'node c' \(Conv\): got pads \[2, 0, 0, 0\], expected the same on both sides",
@@ -411,7 +420,7 @@ def test_what_cannot_be_taken_is_one_line_that_names_the_node(name, tmp_path):
     nodes, message = REFUSED[name]
     arrays = {"w": numbers(4, 1, 2, 2), "root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
     arrays |= {"far": np.float32(128), "places": numbers(7, 7), "small": numbers(3, 2), "shape": np.array([-1, 14, 14])}
-    arrays |= {"huge": np.array([10**6, 10**6])}
+    arrays |= {"huge": np.array([10**6, 10**6]), "each": numbers(4, 1, 1), "first": np.array([0])}
     onnx.save(graph(nodes, arrays, [None, 1, 8, 8]), tmp_path / "theirs.onnx")
     with pytest.raises(ModelFileError, match=message) as told:
         from_onnx(tmp_path / "theirs.onnx")

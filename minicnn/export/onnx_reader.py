@@ -7,7 +7,7 @@ that the output's are the network. Three things stand otherwise in a graph than 
   after a flatten of (c, h, w) has its rows put in our order, (h, w, c).
 - An Add of two tensors is the end of a residual block, which begins where their lists of layers part.
 - Activations are often spelled out: x * sigmoid(x), or GELU in eight nodes. What works number by number is kept as its
-  values at some points (`Tensor.samples`), and known by them when the next layer asks.
+  values at some points, and known by them when the next layer asks: see pointwise.py.
 
 A file may come from a stranger. No code is run from it and no other file opened; and what is made of it is counted before
 it is made, so that it takes little more memory than the file's own length.
@@ -25,6 +25,8 @@ import numpy as np
 from minicnn import archive
 from minicnn import layers as L
 from minicnn.errors import ModelFileError
+from minicnn.export import pointwise
+from minicnn.export.pointwise import FUNCTIONS, LINE, LINEAR, POINTS
 from minicnn.extras import need
 from minicnn.layers import Layer, activations, sequence
 from minicnn.layers.windows import make_window
@@ -34,23 +36,6 @@ from minicnn.network import MOST_LAYERS
 from minicnn.parameters import Parameters
 
 N = 2**31 - 19  # stands for the number of images where a graph computes with it
-FAR = np.logspace(1, 6, 26)
-POINTS = np.concatenate([[-2, -1, 0, 1, 2], np.linspace(-8, 8, 101), FAR, -FAR])[:, None]
-LINE = 5  # of them suffice for what is only added and multiplied
-POINTWISE: dict[str, Callable] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": np.divide,
-    "Pow": np.power,
-    "Neg": np.negative,
-    "Relu": lambda x: np.maximum(x, 0),
-    "Sigmoid": activations.sigmoid,
-    "Tanh": np.tanh,
-    "Erf": np.vectorize(math.erf),
-    "PRelu": lambda x, slope: np.where(x > 0, x, slope * x),
-}
-LINEAR = {"Add", "Sub", "Mul", "Div"}
 MOVES = {"Cast", "Identity", "Transpose"}
 OF_SHAPES = LINEAR | {"Gather", "Concat", "Slice"}  # computed where all inputs are known
 OF_ARRAYS = MOVES | {"Reshape", "Squeeze", "Unsqueeze"}  # and these at any length
@@ -61,13 +46,9 @@ class Tensor(NamedTuple):
 
     layers: tuple[Layer, ...]  # from the input to here
     shape: tuple[int, ...]  # ours, without n
-    axes: tuple[
-        int | None, ...
-    ]  # for each of its axes which one of ours, n being 0; None is one of length 1 that we lack
-    order: tuple | None = None  # flattened from other axes than ours: the shape and axes before
-    samples: np.ndarray | None = (
-        None  # then a function number by number: at POINTS, or at LINE of them for each channel
-    )
+    axes: tuple[int | None, ...]  # which of ours each of its axes is, n being 0; None: of length 1, and we have none
+    order: tuple | None = None  # where it was flattened from other axes than ours: the shape and axes before
+    samples: np.ndarray | None = None  # where a function number by number goes on from the layers: its values
     raw: bool = False  # uint8 that is not standardised yet
 
 
@@ -146,7 +127,7 @@ class Reader:
         names = {name}
         for node in self.graph.node:
             if names & set(node.input):
-                if node.op_type in POINTWISE or node.op_type in ("Cast", "Identity"):
+                if node.op_type in FUNCTIONS or node.op_type in ("Cast", "Identity"):
                     names |= set(node.output)
                 elif node.op_type == "Transpose":
                     return list(self.options(node).get("perm", [])) == [0, 3, 1, 2]
@@ -219,24 +200,22 @@ class Reader:
 
     # -- number by number ----------------------------------------------------------------------------------------
 
-    def pointwise(self, f: Callable, names: Sequence[str], op: str) -> Tensor:
+    def pointwise(self, f: Callable, names: list[str], op: str) -> Tensor:
         """f of tensors and constants, number by number; an Add of two branches is a residual block."""
         images = [name for name in names if name in self.tensors]
         if len(set(images)) == 1:  # a function of what an activation gave begins anew
             self.tensors[images[0]] = self.settle(self.tensors[images[0]], before=op)
-        xs = [self.tensors[name] for name in images]
-        if any(x.layers != xs[0].layers or x.axes != xs[0].axes for x in xs):
+        x, *others = (self.tensors[name] for name in images)
+        if any(x.layers != other.layers or x.axes != other.axes for other in others):
             if op != "Add":
                 raise ValueError(f"got two branches, expected an Add of them: {images}"[:300])
-            return self.residual(*(self.tensor(name) for name in images))
-        values = [self.samples(xs[0], name) for name in names]
-        count = min(len(v) for v in values if np.ndim(v) == 2)
-        self.spend(8 * sum(np.size(v) for v in values))
-        with np.errstate(all="ignore"):
-            return xs[0]._replace(samples=f(*(v[:count] if np.ndim(v) == 2 else v for v in values)))
+            return self.residual(*map(self.tensor, images))
+        values = [self.samples(x, name) for name in names]
+        self.spend(8 * sum(v.size for v in values))
+        return x._replace(samples=pointwise.apply(f, values))
 
     def samples(self, x: Tensor, name: str) -> np.ndarray:
-        """A tensor at POINTS; a constant as one number, or as one for each of x's channels at LINE."""
+        """The values of a tensor that stands for a function; a constant as one number, or one for each of x's channels."""
         if name in self.tensors:
             own = self.tensors[name].samples
             return POINTS if own is None else own
@@ -249,28 +228,19 @@ class Reader:
         return np.broadcast_to(self.features(x, array.ravel()), (LINE, array.size))
 
     def settle(self, x: Tensor, before: str = "") -> Tensor:
-        """x with its number-by-number function as a layer; `before` a function that may belong to it, only if it must be."""
+        """x with its function as a layer; `before` an operation that may go on with it, only where it must be one."""
         if x.samples is None and not x.raw:
             return x
-        y = POINTS if x.samples is None else x.samples
-        plain = x._replace(samples=None)
-        z = POINTS[: len(y)]
-        if y.shape[1] == 1 and len(y) > LINE and not x.raw:
-            off = {}
-            for layer in (*(kind() for name, kind in activations.BY_NAME.items() if name != "softmax"), _leaky(y)):
-                with np.errstate(all="ignore"):
-                    off[type(layer).__name__] = float((np.abs(layer.f(POINTS) - y) / (1 + np.abs(y))).max())
-                if off[type(layer).__name__] < 1e-5:
-                    return self.append(plain, layer)
-        shift, factor = y[2], (y[4] - y[0]) / 4
-        straight = bool((np.abs(z * factor + shift - y) <= 1e-6 * (1 + np.abs(y))).all())
-        if before and (before in LINEAR | MOVES or (len(y) > LINE and not x.raw)):
+        y, plain = POINTS if x.samples is None else x.samples, x._replace(samples=None)
+        layer = None if x.raw else pointwise.activation(y)
+        if layer is not None:
+            return self.append(plain, layer)
+        if before in LINEAR | MOVES or (before and len(y) > LINE and not x.raw):
             return x
-        if not straight:
-            near = min(off, key=off.get) if y.shape[1] == 1 and len(y) > LINE else ""
-            hint = f"; nearest is {near}, off by {off[near]:.2g}" if near and off[near] < 0.1 else ""
-            raise ValueError(f"before it a function of single numbers that is no activation of minicnn's{hint}")
-        return self.line(plain, *(np.broadcast_to(v, x.shape[-1:]) for v in (factor, shift)))
+        straight = pointwise.line(y)
+        if straight is None:
+            raise ValueError(f"before it {pointwise.unknown(y)}")
+        return self.line(plain, *(np.broadcast_to(v, x.shape[-1:]) for v in straight))
 
     def line(self, x: Tensor, factor: np.ndarray, shift: np.ndarray) -> Tensor:
         """x * factor + shift, channel by channel: how uint8 are standardised, a bias, or else a batch normalisation."""
@@ -281,6 +251,8 @@ class Reader:
                 raise ValueError("expected uint8 images to be multiplied by numbers above 0")
             self.scale = factor, shift
             return x._replace(raw=False)
+        if (factor == 1).all() and not shift.any():
+            return x
         last = x.layers[-1] if x.layers else None
         if (factor == 1).all() and getattr(last, "use_bias", True) is False:
             layer = type(last)(**last.config() | {"use_bias": True})
@@ -357,8 +329,8 @@ class Reader:
 
     def layer(self, op: str, names: list[str], options: dict) -> Tensor:
         """The tensor that a node gives."""
-        if op in POINTWISE:
-            return self.pointwise(POINTWISE[op], names, op)
+        if op in FUNCTIONS:
+            return self.pointwise(FUNCTIONS[op], names, op)
         if op == "LeakyRelu":
             return self.pointwise(L.LeakyReLU(options.get("alpha", 0.01)).f, names, op)
         if op == "Gelu":
@@ -370,7 +342,12 @@ class Reader:
         else:
             x = self.tensor(names[0])
         match op:
-            case "Cast" | "Identity" | "Dropout":
+            case "Cast":
+                types = self.onnx.TensorProto
+                if options["to"] not in (types.FLOAT, types.FLOAT16, types.DOUBLE):
+                    raise ValueError(f"got type {options['to']}, expected one of floats")
+                return x
+            case "Identity" | "Dropout":
                 return x
             case "Transpose":
                 perm = options.get("perm", range(len(x.axes))[::-1])
@@ -459,7 +436,7 @@ class Reader:
             target = [([self.n, *sizes][i : i + 1] or [0])[0] if v == 0 else int(v) for i, v in enumerate(axes)]
         elif op == "Squeeze":
             axes = [a % (len(sizes) + 1) for a in axes or [i for i, s in enumerate(sizes, 1) if s == 1]]
-            target = [N, *(s for i, s in enumerate(sizes, 1) if i not in axes)]
+            target = [] if 0 in axes else [N, *(s for i, s in enumerate(sizes, 1) if i not in axes)]
         else:
             target = [N, *sizes]
             for a in sorted(a % (len(sizes) + 1 + len(axes)) for a in axes):
@@ -507,9 +484,3 @@ class Reader:
 def _sizes(x: Tensor) -> list[int]:
     """The graph's sizes of a tensor, without n."""
     return [1 if a is None else x.shape[a - 1] for a in x.axes[1:]]
-
-
-def _leaky(samples: np.ndarray) -> L.LeakyReLU:
-    """The one that samples could be of."""
-    slope = -float(samples[1, 0])
-    return L.LeakyReLU(slope if math.isfinite(slope) else 0.0)
