@@ -446,7 +446,7 @@ def test_files_that_are_no_network_are_refused(tmp_path):
     refused(graph(conv(), w, [None, 1, 8, 8]), tmp_path, r"output 'y': its axes are in another order")
     with pytest.raises(ModelFileError, match=r"nowhere.onnx: no such file"):
         from_onnx(tmp_path / "nowhere.onnx")
-    with pytest.raises(ModelFileError, match=r"not an ONNX file \(a folder\)"):
+    with pytest.raises(ModelFileError, match=r"not an ONNX file that minicnn can read \(a folder\)"):
         from_onnx(tmp_path)
 
 
@@ -470,7 +470,7 @@ def test_a_file_cannot_ask_for_more_memory_than_its_length_explains(tmp_path):
         graph(wide, arrays, [None, 1, 8, 8], out="c80"), tmp_path, r"takes more memory than the file's length explains"
     )
     doubled = [("Conv", "x w", "c0", {})] + [("Mul", f"c{i} c{i}", f"c{i + 1}", {}) for i in range(3000)]
-    refused(graph(doubled, arrays, [None, 1, 8, 8], out="c3000"), tmp_path, r"\(Mul\)|no activation")
+    refused(graph(doubled, arrays, [None, 1, 8, 8], out="c3000"), tmp_path, r"output 'c3000': before it a function")
     vast = graph(
         [("Flatten", "x", "f", {}), ("MatMul", "f d", "y", {})], {"d": numbers(4, 2)}, [None, 2**20, 2**20, 2**20]
     )

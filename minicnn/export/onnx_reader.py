@@ -61,7 +61,7 @@ def from_onnx(path: str | os.PathLike) -> Sequential:
     ImportError without the extra "onnx", and OSError.
     """
     onnx = need("onnx", "onnx")
-    with archive.opened(path, "an ONNX file") as file:
+    with archive.opened(path, "an ONNX file that minicnn can read") as file:
         content = onnx.load(file, load_external_data=False)
         return Reader(onnx, content, os.path.getsize(path)).model()
 
@@ -92,7 +92,10 @@ class Reader:
             except Exception as error:  # whatever a strange file makes NumPy or onnx raise
                 name = (node.name or "".join(node.output[:1]))[:80]
                 raise ModelFileError(f"node {name!r} ({node.op_type[:40]}): {error}") from error
-        last = self.tensor(outputs[0].name)
+        try:
+            last = self.tensor(outputs[0].name)
+        except ValueError as error:
+            raise ModelFileError(f"output {outputs[0].name[:80]!r}: {error}") from error
         axes = [a for a in last.axes if a is not None]
         if last.order or axes not in (list(range(len(axes))), [0, 3, 1, 2]):
             raise ModelFileError(
@@ -247,8 +250,8 @@ class Reader:
         if x.raw:
             if self.scale is not None and any(map(np.any, np.subtract(self.scale, (factor, shift)))):
                 raise ValueError("the images are standardised in two ways, expected one")
-            if not (factor > 0).all():
-                raise ValueError("expected uint8 images to be multiplied by numbers above 0")
+            if not (factor > 1e-30).all() or not np.isfinite(np.float32([1 / factor, factor, shift])).all():
+                raise ValueError("expected uint8 images to be multiplied by finite numbers above 0")
             self.scale = factor, shift
             return x._replace(raw=False)
         if (factor == 1).all() and not shift.any():

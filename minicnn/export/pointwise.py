@@ -45,8 +45,8 @@ def apply(f: Callable, values: list[np.ndarray]) -> np.ndarray:
 
 def line(y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """factor and shift of each channel, where the function is x * factor + shift."""
-    factor, shift = (y[4] - y[0]) / 4, y[2]
     with np.errstate(all="ignore"):
+        factor, shift = (y[4] - y[0]) / 4, y[2]
         off = np.abs(POINTS[: len(y)] * factor + shift - y)
     return (factor, shift) if (off <= 1e-6 * (1 + np.abs(y))).all() else None
 
