@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -35,6 +36,7 @@ from minicnn import (
 from minicnn.__main__ import main
 from minicnn.errors import ModelFileError
 from minicnn.export import from_onnx, from_safetensors, to_numpy, to_onnx, to_safetensors
+from minicnn.extras import DISTRIBUTION
 from minicnn.layers.activations import BY_NAME
 from minicnn.model_files import LAYERS
 from minicnn.recipes import RECIPES
@@ -762,6 +764,12 @@ def test_an_extra_that_is_missing_is_named(extra, trained, tmp_path, monkeypatch
     line = f'error: {extra} is not installed: pip install "minicnn-numba[{extra}]"'
     assert capsys.readouterr().err.splitlines() == [line, line]
     assert not (tmp_path / f"model.{extra}").exists()
+
+
+def test_the_extras_are_those_of_the_project():
+    project = (Path(minicnn.__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'name = "{DISTRIBUTION}"' in project
+    assert "\nonnx = [" in project and "\nsafetensors = [" in project
 
 
 def test_to_import_minicnn_imports_no_extra():
