@@ -208,6 +208,17 @@ def test_inputs_that_are_no_images_leave_too(shape, tmp_path, numpy_backend):
     equal(run_onnx(tmp_path / "model.onnx", x), model.outputs(x))
 
 
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_block_of_an_activation_alone_comes_back(name, tmp_path, numpy_backend):
+    block = Residual(BY_NAME[name](), activation=None if name == "softmax" else name)
+    model, images = shaken(
+        [Conv2D(4, 3, activation=name), block, Residual(BatchNorm()), Residual(Dropout(0.5))], (6, 5, 3), 0
+    )
+    to_onnx(model, tmp_path / "model.onnx")
+    equal(run_onnx(tmp_path / "model.onnx", images), model.outputs(images))
+    equal(from_onnx(tmp_path / "model.onnx").outputs(images), model.outputs(images))
+
+
 @pytest.mark.parametrize("write", [to_onnx, to_numpy])
 def test_a_layer_of_ones_own_is_refused_by_its_name(write, tmp_path):
     class Square(Layer):

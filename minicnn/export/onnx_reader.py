@@ -209,10 +209,11 @@ class Reader:
         if len(set(images)) == 1:  # a function of what an activation gave begins anew
             self.tensors[images[0]] = self.settle(self.tensors[images[0]], before=op)
         x, *others = (self.tensors[name] for name in images)
-        if any(x.layers != other.layers or x.axes != other.axes for other in others):
-            if op != "Add":
-                raise ValueError(f"got two branches, expected an Add of them: {images}"[:300])
+        apart = any(x.layers != other.layers or x.axes != other.axes for other in others)
+        if op == "Add" and others and (apart or any(map(_is_activation, (x, *others)))):
             return self.residual(*map(self.tensor, images))
+        if apart:
+            raise ValueError(f"got two branches, expected an Add of them: {images}"[:300])
         values = [self.samples(x, name) for name in names]
         self.spend(8 * sum(v.size for v in values))
         return x._replace(samples=pointwise.apply(f, values))
@@ -482,6 +483,11 @@ class Reader:
         else:
             raise ValueError(f"got pads {[top, left, bottom, right]}, expected the same on both sides, or {same}")
         return {"kernel_size": size, "stride": stride, "padding": padding, "dilation": dilation}
+
+
+def _is_activation(x: Tensor) -> bool:
+    """Whether the function that goes on from its layers is one of our layers."""
+    return x.samples is not None and pointwise.activation(x.samples) is not None
 
 
 def _sizes(x: Tensor) -> list[int]:
