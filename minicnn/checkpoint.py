@@ -57,13 +57,14 @@ class Checkpoint:
             for stale in temporaries(target.parent, target.name):
                 stale.unlink(missing_ok=True)
             scale = run.model.scale
-            before = scale.mean, scale.std
+            before = dict(vars(scale))
             scale.learn(run.images)
             try:
                 settings = _settings(run)
                 newest_is_whole = self._restore(run, settings)
             except BaseException:
-                scale.mean, scale.std = before
+                vars(scale).clear()
+                vars(scale).update(before)
                 raise
             keep = self.previous if newest_is_whole else None  # what is damaged takes no whole file's place
 

@@ -95,7 +95,7 @@ class Frozen:
         images = inputs.check_images(x, network.input_shape, self.dtype, finite=whole is None)
         if tta not in (None, "flip") or (tta and images.ndim != 4):
             raise ValueError(f'tta: got {tta!r}, expected None, or "flip" for images (n, h, w, c)')
-        if images.dtype != np.uint8:
+        if images.dtype != np.uint8 or self.scale.range:
             inputs.warn_of_scale(images, self.scale, training=False)
         y = self._run(images, batch_size, probabilities and not tta)
         if tta:

@@ -36,18 +36,46 @@ def plain(array, name: str) -> np.ndarray:
     return np.asarray(array)
 
 
+def as_batch(x, input_shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """Images as a batch, and whether x was a single one, (h, w, c), or (h, w) where there is one channel."""
+    x = plain(x, "images")
+    single = x.shape == input_shape or (input_shape[-1] == 1 and len(input_shape) > 1 and x.shape == input_shape[:-1])
+    return (x[None], True) if single else (x, False)
+
+
 def warn_of_scale(images: np.ndarray, scale: Scale, training: bool) -> None:
-    """A warning where floats are on a scale that they can hardly be meant on."""
-    if images.dtype == np.uint8 or not (training or scale.mean is not None):
+    """A warning where images are on another scale than the training's, or on one that trains badly."""
+    floats = scale.range and "the model was trained on floats from {:.3g} to {:.3g}: give those".format(*scale.range)
+    if images.dtype == np.uint8:
+        if floats and not training and not (scale.range[0] >= -0.01 and 0.1 < scale.range[1] <= 1.01):
+            warnings.warn(f"images: got uint8, which is taken as 0 to 1; {floats}", stacklevel=3)
         return
     low, high = float(images.min()), float(images.max())
-    if scale.mean is not None and low >= 0:
-        told = "the model was trained on uint8 and takes floats as standardised: give uint8, or (x / 255 - mean) / std"
-    elif scale.mean is None and max(-low, high) > 30:
+    size, told = max(-low, high), ""
+    if scale.mean is not None:
+        least, most = ((0 - scale.mean) / scale.std).min(), ((1 - scale.mean) / scale.std).max()
+        if low >= 0 or low < least - 0.1 or high > most + 0.1:
+            told = "the model was trained on uint8 and takes floats as standardised"
+            told += ": give uint8, or (x / 255 - mean) / std"
+    elif training and size > 30:
         told = "numbers as large train badly: give uint8, or divide them by 255"
-    else:
-        return
-    warnings.warn(f"images: got floats from {low:.3g} to {high:.3g}; {told}", stacklevel=3)
+    elif floats and not training and images.ndim == 4:
+        least, trained = scale.range[0], max(map(abs, scale.range))
+        unsigned = least < -0.1 * trained and low >= 0 and images.size >= 100
+        if size > 5 * trained or 0 < size < trained / 50 or unsigned:
+            told = floats
+    if told:
+        warnings.warn(f"images: got floats from {low:.3g} to {high:.3g}; {told}", stacklevel=3)
+
+
+def warn_of_background(images: list[np.ndarray], scale: Scale) -> None:
+    """A warning where a grey uint8 image is bright at its edges and the training images were dark on the whole."""
+    for image in images:
+        edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        if image.shape[-1] == 1 and scale.mean is not None and scale.mean[0] < 0.45 and np.median(edge) > 127:
+            told = "dark images on the whole; if it is dark on white, give invert=True"
+            warnings.warn(f"images: got one with a bright edge, and the model was trained on {told}", stacklevel=4)
+            return
 
 
 def check_targets(y: np.ndarray, count: int, output_shape: tuple[int, ...], classifies: bool) -> np.ndarray:
@@ -89,15 +117,19 @@ def check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str
 class Scale:
     """How images become the first layer's floats.
 
-    uint8 images are standardised with `mean` and `std`, arrays with a number for each channel, on a scale of 0 to 1, that
-    were learnt from the training images; None until then. Floats are taken as they are.
+    uint8 images are standardised with `mean` and `std`, arrays with a number for each channel, on a scale of 0 to 1,
+    that were learnt from the training images; None until then. Floats are taken as they are; of those of the training
+    `range` has the least and the largest.
     """
 
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
+    range: tuple[float, float] | None = None
 
     def learn(self, images: np.ndarray) -> None:
-        """Take the mean and standard deviation of uint8 training images, channel by channel, unless they are known."""
+        """Take uint8 training images' mean and standard deviation, channel by channel, unless known, or floats' range."""
+        if images.dtype != np.uint8 and self.mean is None:
+            self.range = float(images.min()), float(images.max())
         if images.dtype != np.uint8 or self.mean is not None:
             return
         total = square = np.zeros(images.shape[-1])

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minicnn import diagnose, model_files, profiler, saliency, training
+from minicnn import diagnose, inputs, model_files, profiler, saliency, training
+from minicnn.data import read_image
+from minicnn.errors import ShapeError
 from minicnn.frozen import Frozen
 from minicnn.layers import Layer
 from minicnn.network import Network
@@ -33,15 +35,40 @@ class Sequential(Network):
     grad_cam = saliency.grad_cam
     saliency = saliency.saliency
 
-    def predict(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
-        """The probability of each class: (n, classes), the softmax of `outputs`. For a regression, take `outputs`."""
-        with self.lock:
-            return self._in_use().predict(x, batch_size, tta)
+    def predict(self, x, batch_size: int = 256, tta: str | None = None, invert: bool = False) -> np.ndarray:
+        """The probability of each class: the softmax of `outputs`, (n, classes). For a regression, take `outputs`.
 
-    def predict_classes(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
-        """The most probable class of each image: (n,) int64."""
+        x is images (n, h, w, c), or the paths of n image files; of a single image (h, w, c), or path, it is
+        (classes,). Files are read as `data.read_image` does, which is what invert is for: a network that learnt
+        bright things on black does not know dark ones on white.
+        """
+        x, single = self._images(x, invert)
         with self.lock:
-            return self._in_use().predict_classes(x, batch_size, tta)
+            y = self._in_use().predict(x, batch_size, tta)
+        return y[0] if single else y
+
+    def predict_classes(self, x, batch_size: int = 256, tta: str | None = None, invert: bool = False) -> np.ndarray:
+        """The most probable class of each image, (n,) int64, or of a single one: what `predict` takes."""
+        x, single = self._images(x, invert)
+        with self.lock:
+            y = self._in_use().predict_classes(x, batch_size, tta)
+        return y[0] if single else y
+
+    def _images(self, x, invert: bool) -> tuple[np.ndarray, bool]:
+        """Images as a batch, and whether x was a single one."""
+        one = isinstance(x, str | os.PathLike)
+        if not one and not (isinstance(x, list | tuple) and x and all(isinstance(v, str | os.PathLike) for v in x)):
+            if invert:
+                raise ValueError(
+                    "invert: got True and an array, expected paths of image files; of an array give 255 - x"
+                )
+            return inputs.as_batch(x, self.input_shape)
+        if len(self.input_shape) != 3:
+            raise ShapeError(f"images: got a path, and the model takes {self.input_shape}, expected (h, w, c)")
+        *size, channels = self.input_shape
+        read = [read_image(path, tuple(size), channels, invert) for path in ([x] if one else x)]
+        inputs.warn_of_background(read, self.scale)
+        return np.stack(read), one
 
     def frozen(self) -> Frozen:
         """A copy of the model as it is now that only predicts, one image in a small part of the time."""

@@ -25,7 +25,8 @@ LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if 
 
 
 def save_model(self: Network, path: str | os.PathLike) -> None:
-    """Write layers, weights, running statistics and the scale of the input to an .npz file that `minicnn.load` reads.
+    """Write layers, weights, running statistics, the scale of the input and the classes' names to an .npz file that
+    `minicnn.load` reads.
 
     The file is written as a whole or not at all.
     """
@@ -41,6 +42,8 @@ def describe(model: Network) -> dict:
         "seed": model.seed,
         "mean": None if model.scale.mean is None else list(map(float, model.scale.mean)),
         "std": None if model.scale.mean is None else list(map(float, model.scale.std)),
+        "range": model.scale.range and list(model.scale.range),
+        "class_names": model.class_names,
         "layers": [_describe(layer) for layer in model.layers],
     }
 
@@ -65,7 +68,8 @@ def declare(kind: type[Network], config: dict, layers: Sequence[type[Layer]] = (
         raise ValueError(f"layers: got {count:,}, expected at most {MOST_LAYERS:,}")
     stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
     model = kind.declared(stack, config.get("input_shape"), config.get("seed"), config.get("dtype"))
-    model.scale.mean, model.scale.std = _scale(config, model.input_shape[-1])
+    vars(model.scale).update(_scale(config, model.input_shape[-1]))
+    model.class_names = config.get("class_names")
     return model
 
 
@@ -76,7 +80,7 @@ def load_weights(self: Network, path: str | os.PathLike) -> None:
         file.check(_needs(self), "this model")
         scale = _scale(file.config, self.input_shape[-1])
         fill(self, _arrays(self, file))
-        self.scale.mean, self.scale.std = scale
+        vars(self.scale).update(scale)
 
 
 def _needs(model: Network) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -100,10 +104,16 @@ def fill(model: Network, arrays: Mapping[str, np.ndarray]) -> None:
         w.value[...] = arrays[name]
 
 
-def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The mean and standard deviation of the training images' pixels."""
+def _scale(config: dict, channels: int) -> dict:
+    """What `Scale` has: mean and standard deviation of the training images' pixels, or the range of floats."""
+    low_high = config.get("range")
+    if low_high is not None:
+        _check(config, "range", list)
+        low_high = tuple(number(v, "range") for v in low_high)
+        if len(low_high) != 2 or low_high[0] > low_high[1]:
+            raise ValueError(f"range: got {config['range']!r}, expected the least number and the largest"[:300])
     if config.get("mean") is None:
-        return None, None
+        return {"mean": None, "std": None, "range": low_high}
     for name in ("mean", "std"):
         _check(config, name, list)
     mean, std = (np.array([number(v, name) for v in config[name]]) for name in ("mean", "std"))
@@ -115,7 +125,7 @@ def _scale(config: dict, channels: int) -> tuple[np.ndarray | None, np.ndarray |
         raise ValueError(
             f"mean and std: got {config['mean']!r} and {config['std']!r}, expected (pixel - mean) / std finite"
         )
-    return mean, std
+    return {"mean": mean, "std": std, "range": low_high}
 
 
 def _check_format(config: dict) -> None:

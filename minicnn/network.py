@@ -62,7 +62,7 @@ class Network:
             )
         self.input_shape = shape(input_shape, "input_shape")
         self.seed, self.dtype = integer(seed, "seed", least=0), str(dtype)
-        self.scale = inputs.Scale()
+        self.scale, self._class_names = inputs.Scale(), None
         everything = self.all_layers()
         if len(everything) > MOST_LAYERS:
             raise ValueError(f"layers: got {len(everything):,}, expected at most {MOST_LAYERS:,}")
@@ -100,6 +100,20 @@ class Network:
     def arrays(self) -> dict[str, Parameter | Statistic]:
         """Every weight and running statistic, by a name such as "conv2d_1/w", layer by layer."""
         return {f"{layer.name}/{w.name}": w for layer in self.all_layers() for w in layer.weights()}
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """What the outputs are called, such as a `Dataset`'s class_names; saved with the model. None until set."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | None) -> None:
+        if names is not None:
+            classes, fits = self.output_shape[-1], isinstance(names, list | tuple)
+            if not fits or len(names) != classes or not all(isinstance(v, str) and 0 < len(v) <= 200 for v in names):
+                raise ValueError(f"class_names: got {names!r:.200}, expected {classes} names of 1 to 200 characters")
+            names = list(map(str, names))
+        self._class_names = names
 
     # -- forward and backward ------------------------------------------------------------------------------------
 

@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from minicnn.arguments import integer, shape
 from minicnn.callbacks import Callback, ReduceLROnPlateau
 from minicnn.data import Augment
+from minicnn.errors import ShapeError
 from minicnn.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMaxPool2D, Layer, MaxPool2D
 from minicnn.losses import CrossEntropy
 from minicnn.model import Sequential
 from minicnn.optimizers import Adam, AdamW, Optimizer, RMSprop
 from minicnn.schedules import Schedule, constant, one_cycle
+
+__all__ = ["DEFAULT", "RECIPES", "Recipe", "seed_network", "small_network", "small_vgg"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,12 @@ class Recipe:
     callbacks: Callable[[], list[Callback]]
     validation: float
 
-    def model(self, seed: int = 0) -> Sequential:
-        """A fresh network."""
-        return Sequential(self.network(), input_shape=(28, 28, 1), seed=seed)
+    def model(self, seed: int = 0, classes: int = 10) -> Sequential:
+        """A fresh network, whose last layer, a dense one, has an output for each class."""
+        layers = self.network()
+        if classes != 10:
+            layers[-1] = Dense(classes)
+        return Sequential(layers, input_shape=(28, 28, 1), seed=seed)
 
     def fit(
         self,
@@ -77,16 +84,30 @@ def _convolution(filters: int, pool: bool = False) -> list[Layer]:
 
 def small_vgg(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
     """Six 3x3 convolutions, at 28x28, 14x14 and 7x7 pixels, in the manner of Simonyan and Zisserman (2014)."""
-    return [
-        *_convolution(a),
-        *_convolution(b, pool=True),
-        *_convolution(b),
-        *_convolution(c, pool=True),
-        *_convolution(c),
-        *_convolution(c),
-        GlobalMaxPool2D(),
-        Dense(10),
-    ]
+    return _vgg([a, b, c], 2, 10)
+
+
+def small_network(input_shape: tuple[int, int, int], classes: int) -> list[Layer]:
+    """`small_vgg` for images (h, w, c) from 8 x 8 to 256 x 256 pixels and any number of classes.
+
+    The last convolutions see 4 to 11 pixels a side, whatever the size: small images are halved once, those of 256
+    five times, by one convolution of 16 filters each before small_vgg's own. Raises ShapeError for other sizes.
+    """
+    size, classes = shape(input_shape, "input_shape"), integer(classes, "classes", least=2)
+    if len(size) != 3 or min(size[:2]) < 8 or max(size[:2]) > 256 or size[2] not in (1, 3):
+        raise ShapeError(f"input_shape: got {size}, expected (h, w, c): 8 to 256 rows and columns, 1 or 3 channels")
+    pools = max(1, int(math.log2(min(size[:2]) / 6)))
+    return _vgg([16] * (pools - 2) + [32, 64, 128], pools, classes)
+
+
+def _vgg(widths: list[int], pools: int, classes: int) -> list[Layer]:
+    """A convolution of each width, all but the first with pooling, as long as there is some; the last two with more."""
+    layers = _convolution(widths[0])
+    for i, width in enumerate(widths[1:], 1):
+        layers += _convolution(width, pool=i <= pools)
+        for _ in range(max(0, i - len(widths) + 3)):
+            layers += _convolution(width)
+    return [*layers, GlobalMaxPool2D(), Dense(classes)]
 
 
 def seed_network() -> list[Layer]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import os
+import shutil
 import socket
 import threading
 import time
@@ -16,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicnn.data import CLASS_NAMES, fashion_mnist, fetch, load_fashion_mnist, save_csv, save_idx
-from minicnn.data.fashion_mnist import digest
+from minicnn.data import CLASS_NAMES, fetch, load_dataset, load_fashion_mnist, load_idx_images, save_csv, save_idx
+from minicnn.data.known import IDX, KNOWN, digest
+from minicnn.data.sources import SAMPLE_FOLDER
 from minicnn.errors import DataError
 
-NAMES = list(fetch.MD5)
+NAMES = list(IDX)
 
 
 @pytest.fixture(autouse=True)
@@ -42,16 +45,17 @@ def upstream(tmp_path, monkeypatch):
     """A folder with a tiny data set, 20 and 10 images, gzipped; its hashes stand in for the official ones."""
     folder = tmp_path / "up stream"
     folder.mkdir()
-    rng = np.random.default_rng(0)
+    rng, md5 = np.random.default_rng(0), {}
     for name in NAMES:
         n = 20 if "train" in name else 10
         array = rng.integers(0, 256, (n, 28, 28)) if "images" in name else rng.integers(0, 10, n)
         save_idx(folder / f"{name}.gz", array.astype(np.uint8))
         content = gzip.decompress((folder / f"{name}.gz").read_bytes())
-        monkeypatch.setitem(fetch.MD5, name, hashlib.md5(content).hexdigest())
+        md5[name] = hashlib.md5(content).hexdigest()
     read = load_fashion_mnist(folder, verbose=False)
     digests = digest(read.train_images, read.train_labels), digest(read.test_images, read.test_labels)
-    monkeypatch.setitem(fashion_mnist.NAMES, digests, "Fashion-MNIST")
+    changed = dataclasses.replace(KNOWN["fashion_mnist"], md5=md5, rows=digests)
+    monkeypatch.setitem(KNOWN, "fashion_mnist", changed)
     return folder
 
 
@@ -136,7 +140,10 @@ def test_csv_files_by_folder_and_by_name(tmp_path, upstream):
 def test_explicit_wish_that_cannot_be_met_is_an_error(tmp_path):
     for options, expected in (
         ({"source": tmp_path / "none"}, "no such folder"),
-        ({"source": "smaple"}, "'auto', 'sample' or a folder"),
+        (
+            {"source": "smaple"},
+            "'auto', 'sample' or a folder, or one of fashion_mnist, sample, mnist, kmnist, cifar10",
+        ),
         ({"train_csv": "a.csv"}, "both or neither"),
         ({"train_csv": "a.csv", "test_csv": "b.csv"}, "a.csv"),
         ({"source": "sample", "train_csv": "a.csv", "test_csv": "b.csv"}, "one of them"),
@@ -156,7 +163,7 @@ def test_folder_that_lacks_files_is_told_the_names_looked_for(tmp_path, upstream
 def test_folder_with_images_of_another_size_is_refused(tmp_path, upstream):
     folder = fill(tmp_path / "some", upstream)
     save_idx(folder / f"{NAMES[2]}.gz", np.zeros((10, 32, 30), np.uint8))
-    with pytest.raises(DataError, match="32 x 30 pixels, expected 28 x 28"):
+    with pytest.raises(DataError, match="test images of 32 x 30 pixels, expected 28 x 28 as the training images"):
         load_fashion_mnist(folder)
 
 
@@ -182,7 +189,7 @@ def test_other_data_under_the_same_names_is_an_unknown_data_set(tmp_path, upstre
     dataset = load_fashion_mnist(folder)
     assert (dataset.name, dataset.is_sample) == ("unknown data set", False)
     assert dataset.class_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-    assert capsys.readouterr().err == f"data: loaded unknown data set from IDX files in {folder}\n"
+    assert capsys.readouterr().err == f"data: loaded unknown data set from files in {folder}\n"
 
 
 def test_order_and_kind_of_file_do_not_change_what_the_data_is_called(tmp_path, upstream, capsys):
@@ -412,13 +419,104 @@ def test_apt_that_fails_is_said_and_passed_over(tmp_path, upstream, monkeypatch,
 
 def test_apt_package_with_other_files_is_not_used(tmp_path, upstream, monkeypatch):
     fake_apt(tmp_path, upstream)
-    monkeypatch.setitem(fetch.MD5, NAMES[0], "0" * 32)
+    monkeypatch.setitem(KNOWN["fashion_mnist"].md5, NAMES[0], "0" * 32)
     assert load_fashion_mnist().is_sample
     assert f"{NAMES[0]}.gz" not in {path.name for path in cache().iterdir()}
 
 
+# --- the other data sets of the table ---
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Makes the upstream files of a data set of the table, with few images, and gives it their hashes."""
+
+    def make(key):
+        folder, known, rng = tmp_path / "files of mine", KNOWN[key], np.random.default_rng(1)
+        folder.mkdir()
+        md5, k = {}, len(known.class_names)
+        for name in known.md5:
+            if name.endswith(".bin"):
+                rows = rng.integers(0, 256, (20, 3073), dtype=np.uint8)
+                rows[:, 0] %= 10
+                (folder / name).write_bytes(rows.tobytes())
+            else:
+                array = rng.integers(0, 256, (k, 28, 28)) if "images" in name else np.arange(k)
+                save_idx(folder / f"{name}.gz", array.astype(np.uint8))
+            md5[name] = hashlib.md5(fetch.file_in(folder, name).read_bytes()).hexdigest()
+        archive = known.archive
+        if archive:
+            shutil.make_archive(
+                str(tmp_path / "packed"), "gztar" if "tar" in archive[0] else "zip", tmp_path, folder.name
+            )
+            served = next(tmp_path.glob("packed.*")).rename(folder / archive[0])
+            archive = (archive[0], hashlib.md5(served.read_bytes()).hexdigest())
+        monkeypatch.setitem(KNOWN, key, dataclasses.replace(known, md5=md5, archive=archive))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("key", ["mnist", "kmnist", "cifar10", *(key for key in KNOWN if key.startswith("emnist"))])
+def test_each_data_set_is_fetched_kept_and_known(small, serve, monkeypatch, key):
+    folder = small(key)
+    with pytest.raises(DataError, match=f"^{key}: .* is nowhere to be had"):
+        load_dataset(key, verbose=False)
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(folder)))
+    first = load_dataset(key, verbose=False)
+    monkeypatch.setenv("MINICNN_OFFLINE", "1")
+    again, mine = load_dataset(key, verbose=False), load_dataset(folder, verbose=False)
+    assert (first.source, again.source) == ("web mirrors", f"cache {fetch.cache_folder(key)}")
+    for dataset in (first, again, mine):
+        assert (dataset.name, dataset.class_names) == (KNOWN[key].title, KNOWN[key].class_names)
+        assert not dataset.is_sample
+        np.testing.assert_array_equal(dataset.train_images, first.train_images)
+        np.testing.assert_array_equal(dataset.test_labels, first.test_labels)
+    if key == "cifar10":
+        raw = np.frombuffer((folder / "data_batch_2.bin").read_bytes(), np.uint8).reshape(20, 3073)
+        assert first.train_images.shape == (100, 32, 32, 3) and first.test_images.shape == (20, 32, 32, 3)
+        assert (
+            first.train_images[23, 5, 7, 2] == raw[3, 1 + 2 * 1024 + 5 * 32 + 7] and first.train_labels[23] == raw[3, 0]
+        )
+    else:
+        raw = load_idx_images(fetch.file_in(folder, next(iter(KNOWN[key].md5))))
+        upright = raw.transpose(0, 2, 1, 3) if key.startswith("emnist") else raw
+        np.testing.assert_array_equal(first.train_images, upright)
+
+
+def test_files_are_known_by_their_content_whatever_they_are_called(tmp_path, small, upstream, capsys):
+    """MNIST's files have the names of Fashion-MNIST's and of KMNIST's."""
+    folder = small("kmnist")
+    assert load_fashion_mnist(folder, verbose=False).name == "KMNIST"
+    assert load_dataset(upstream, verbose=False).name == "Fashion-MNIST"
+    (folder / f"{NAMES[1]}.gz").write_bytes((folder / f"{NAMES[3]}.gz").read_bytes())
+    assert load_dataset(folder, verbose=False).name == "KMNIST"  # here both hold 0 to 9
+    save_idx(folder / f"{NAMES[1]}.gz", np.arange(10, dtype=np.uint8)[::-1])
+    assert load_dataset(folder, verbose=False).name == "unknown data set"
+
+
+def test_an_archive_with_a_wrong_hash_is_not_opened(small, serve, monkeypatch, capsys):
+    folder = small("emnist/digits")
+    (folder / "gzip.zip").write_bytes(b"PK" + bytes(100))
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(folder)))
+    monkeypatch.setattr(fetch.zipfile, "ZipFile", lambda *_: pytest.fail("opened it"))
+    with pytest.raises(DataError, match="nowhere"):
+        load_dataset("emnist/digits")
+    assert "gzip.zip: MD5" in capsys.readouterr().err
+
+
+def test_class_names_are_as_many_as_labels():
+    classes = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 27, "digits": 10, "mnist": 10}
+    for key, known in KNOWN.items():
+        assert len(known.class_names) == classes.get(key.partition("/")[2], 10)
+        assert len(set(known.class_names)) == len(known.class_names)
+    assert "".join(KNOWN["emnist/balanced"].class_names[34:40]) == "YZabde"  # after the published mapping
+    digests = [md5 for known in KNOWN.values() for md5 in known.md5.values()]
+    assert len(set(digests)) == len(digests) == 4 * 9 + 6 and {len(md5) for md5 in digests} == {32}
+
+
 def test_hashes_are_those_of_the_decompressed_upstream_files():
-    assert {len(md5) for md5 in fetch.MD5.values()} == {32}
-    with pytest.raises(DataError, match=f"expected {fetch.MD5[NAMES[1]]}"):
-        path = Path(fashion_mnist.SAMPLE_FOLDER) / f"{NAMES[1]}.gz"
-        fetch.verified(path.read_bytes(), NAMES[1], path)
+    md5 = KNOWN["fashion_mnist"].md5[NAMES[1]]
+    path = Path(SAMPLE_FOLDER) / f"{NAMES[1]}.gz"
+    with pytest.raises(DataError, match=f"decompressed, .*expected {md5}"):
+        fetch.verified(path.read_bytes(), NAMES[1], path, md5)

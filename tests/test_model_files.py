@@ -433,3 +433,68 @@ def test_a_copy_is_a_model_of_its_own(make):
     for a, b, old in zip(twin.get_weights(), model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)  # both went the same way
         assert not np.array_equal(a, old)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the classes are called, and what the training images were
+
+
+def test_class_names_and_the_range_of_floats_travel_with_the_file(tmp_path):
+    model = Sequential([Flatten(), Dense(3)], (12, 10, 2))
+    assert model.class_names is None
+    model.class_names = ("cat", "dog", "<b>ö")
+    model.fit(IMAGES / 100 - 1, LABELS, verbose=False)
+    model.save(tmp_path / "m.npz")
+    again = minicnn.load(tmp_path / "m.npz")
+    assert again.class_names == copy.deepcopy(model).class_names == pickle.loads(pickle.dumps(model)).class_names
+    assert again.class_names == ["cat", "dog", "<b>ö"] and again.scale.range == model.scale.range == (
+        -1.0,
+        255 / 100 - 1,
+    )
+    other = Sequential([Flatten(), Dense(3)], (12, 10, 2))
+    other.load_weights(tmp_path / "m.npz")
+    assert other.scale.range == model.scale.range and other.class_names is None
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "b"], "abc", ["a", "b", 3], ["a", "b", ""], ["a", "b", "c" * 201], {"a", "b", "c"}]
+)
+def test_class_names_that_do_not_fit_are_refused(names):
+    model = Sequential([Flatten(), Dense(3)], (2, 2, 1))
+    with pytest.raises(ValueError, match=r"class_names: got .*, expected 3 names of 1 to 200 characters"):
+        model.class_names = names
+
+
+def with_config(path, **changes):
+    """The file with other values in its description."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    (name,) = [name for name in parts if b'"input_shape"' in parts[name]]
+    array = np.load(io.BytesIO(parts[name]))
+    config = json.loads(array.tobytes() if array.dtype == np.uint8 else str(array)) | changes
+    buffer, text = io.BytesIO(), json.dumps(config)
+    np.save(buffer, np.frombuffer(text.encode(), np.uint8) if array.dtype == np.uint8 else np.array(text))
+    with zipfile.ZipFile(path, "w") as file:
+        for key, content in (parts | {name: buffer.getvalue()}).items():
+            file.writestr(key, content)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"class_names": v} for v in (["a"] * 4, ["a", "b", None], "abc", {"a": 1}, ["a", "b", "c" * 10**6], 7, True)),
+        *(
+            {"range": v}
+            for v in ([1], [1, 0], [0, 1, 2], ["0", "1"], "01", 7, [0, None], [0, float("inf")], [[0], [1]])
+        ),
+    ],
+)
+def test_class_names_and_ranges_that_are_none_are_refused(tmp_path, changes):
+    model = Sequential([Flatten(), Dense(3)], (2, 2, 1))
+    model.save(tmp_path / "m.npz")
+    with_config(tmp_path / "m.npz", class_names=["a", "b", "c"], range=[0, 1])
+    assert minicnn.load(tmp_path / "m.npz").class_names == ["a", "b", "c"]
+    with_config(tmp_path / "m.npz", **changes)
+    with pytest.raises(ModelFileError) as caught:
+        minicnn.load(tmp_path / "m.npz")
+    assert next(iter(changes)) in str(caught.value) and len(str(caught.value)) < 600 and "\n" not in str(caught.value)

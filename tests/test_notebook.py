@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minicnn.data.fashion_mnist import SAMPLE_FOLDER
+from minicnn.data.sources import SAMPLE_FOLDER
 from minicnn.recipes import RECIPES
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "fashion_mnist.ipynb"

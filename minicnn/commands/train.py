@@ -162,7 +162,8 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
         raise ValueError(
             f"--validation: got 0, but recipe {options.recipe} watches how validation images are recognised"
         )
-    model = recipe.model(options.seed)
+    model = recipe.model(options.seed, len(data.class_names))
+    model.class_names = data.class_names
     model.summary()
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed
     history = recipe.fit(

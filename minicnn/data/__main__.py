@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from minicnn.data.csv_files import save_csv
-from minicnn.data.fashion_mnist import TEST_CSV, TRAIN_CSV, Dataset, load_fashion_mnist
+from minicnn.data.dataset import Dataset
 from minicnn.data.make_sample import make_sample
+from minicnn.data.sources import TEST_CSV, TRAIN_CSV, load_fashion_mnist
 from minicnn.errors import DataError
 from minicnn.say import say, warn
 

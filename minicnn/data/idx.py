@@ -8,6 +8,7 @@ What the header claims is held against the file before any memory is taken for i
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import struct
@@ -16,6 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from minicnn.data import storage
 from minicnn.errors import DataError
 from minicnn.files import atomic_write
 
@@ -27,8 +29,8 @@ CHUNK = 1 << 20
 def load_idx_images(path: str | os.PathLike) -> np.ndarray:
     """Reads images, uint8 (n, h, w, 1), from an IDX file of three dimensions, plain or gzipped.
 
-    Raises DataError for a missing or unreadable file, a bad magic, dimensions that do not fit the file, a
-    short file, trailing bytes or a damaged gzip.
+    A plain file of 1 GiB or more is mapped and not read: a read-only np.memmap. Raises DataError for a missing or
+    unreadable file, a bad magic, dimensions that do not fit the file, a short file, trailing bytes or a damaged gzip.
     """
     return _read_path(path, 3)[..., np.newaxis]
 
@@ -45,9 +47,11 @@ def load_idx_labels(path: str | os.PathLike, classes: int = 10) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def load_idx(images_path: str | os.PathLike, labels_path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a pair of IDX files: images, uint8 (n, h, w, 1), and as many labels, int64 (n,)."""
-    images, labels = load_idx_images(images_path), load_idx_labels(labels_path)
+def load_idx(
+    images_path: str | os.PathLike, labels_path: str | os.PathLike, classes: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a pair of IDX files: images, uint8 (n, h, w, 1), and as many labels, int64 (n,), from 0 to classes - 1."""
+    images, labels = load_idx_images(images_path), load_idx_labels(labels_path, classes)
     if len(images) != len(labels):
         raise DataError(f"{images_path} has {len(images)} images, {labels_path} {len(labels)} labels: expected equal")
     return images, labels
@@ -109,6 +113,8 @@ def _read_array(file: BinaryIO, name: str | os.PathLike, ndim: int, size: int | 
         raise DataError(f"{name}: {claim}, expected at most {MOST_UNZIPPED}")
     if size is not None and count != size - len(header):
         raise DataError(f"{name}: {claim}, but {size - len(header)} follow it")
+    if size is not None and size >= storage.MAPPED and isinstance(file, io.BufferedReader):
+        return np.memmap(file, np.uint8, "r", len(header), tuple(shape))
     data = bytearray()
     while chunk := file.read(min(CHUNK, count + 1 - len(data))):
         data += chunk

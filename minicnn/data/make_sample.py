@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minicnn.data.fashion_mnist import FASHION_MNIST, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Dataset
+from minicnn.data.dataset import Dataset
 from minicnn.data.idx import save_idx
+from minicnn.data.known import IDX, KNOWN
 from minicnn.errors import DataError
 
 TRAIN_PER_CLASS, TEST_PER_CLASS = 200, 100
@@ -19,12 +20,12 @@ def make_sample(dataset: Dataset, folder: str | os.PathLike) -> None:
 
     Of images that occur several times, in one part or in both, only the first can be chosen.
     """
-    if dataset.name != FASHION_MNIST:
-        raise DataError(f"{dataset.source}: got {dataset.name}, expected the full {FASHION_MNIST}")
+    if dataset.name != KNOWN["fashion_mnist"].title:
+        raise DataError(f"{dataset.source}: got {dataset.name}, expected the full Fashion-MNIST")
     seen: set[bytes] = set()
     parts = (
-        (dataset.train_images, dataset.train_labels, TRAIN_PER_CLASS, TRAIN_IMAGES, TRAIN_LABELS),
-        (dataset.test_images, dataset.test_labels, TEST_PER_CLASS, TEST_IMAGES, TEST_LABELS),
+        (dataset.train_images, dataset.train_labels, TRAIN_PER_CLASS, *IDX[:2]),
+        (dataset.test_images, dataset.test_labels, TEST_PER_CLASS, *IDX[2:]),
     )
     for images, labels, per_class, images_name, labels_name in parts:
         chosen = _choose(images, labels, per_class, seen)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minicnn.data import storage
 from minicnn.errors import DataError
 from minicnn.seeds import generator
 
@@ -31,7 +32,7 @@ def split(
     chosen = np.zeros(n, dtype=bool)
     for label, take in _shares(labels, round(count)).items():
         chosen[rng.permutation(np.flatnonzero(labels == label))[:take]] = True
-    return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])
+    return (storage.take(images, ~chosen), labels[~chosen]), (storage.take(images, chosen), labels[chosen])
 
 
 def duplicates(images: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ def write(options: argparse.Namespace) -> None:
         )
     image, label = data.test_images[options.image], int(data.test_labels[options.image])
     title = f"Test image {options.image} of {data.name}, through {os.path.basename(options.model)} and back"
-    explain(model, image, options.out, label, data.class_names, title)
-    said = data.class_names[int(model.predict_classes(image[None])[0])]
-    say(f"{options.out}: a {data.class_names[label]}, recognised as {said}. Open it in a browser; it needs no network.")
+    names = model.class_names or data.class_names
+    explain(model, image, options.out, label, names, title)
+    said = names[model.predict_classes(image)]
+    say(f"{options.out}: a {names[label]}, recognised as {said}. Open it in a browser; it needs no network.")

@@ -44,7 +44,8 @@ def explain(
     """Write an HTML file that shows how `model` answers for one image: every sum forward, every sum backward.
 
     image is (h, w, c), uint8 or floats as the model takes them; (h, w) will do for one channel. label is the true class,
-    where the loss is taken; without one it is the class that the model names. class_names are as many as classes.
+    where the loss is taken; without one it is the class that the model names. class_names are as many as classes, by
+    default `model.class_names`.
 
     The page works offline and is smaller than 3 MB: of a layer with more weights than fit, it holds the outputs that
     matter most for this image, and says so. It shows the network as it is in use: batch normalisation scales with its
@@ -85,6 +86,7 @@ def describe(model: Network, image, label=None, class_names=None, title="") -> d
     """All that the page is made from."""
     image = inputs.check_images(np.asarray(image)[None], model.input_shape, model.dtype)
     classifies = len(model.output_shape) == 1 and model.output_shape[0] > 1
+    class_names = model.class_names if class_names is None else class_names
     names = list(map(str, class_names if class_names is not None else range(model.output_shape[-1])))
     if classifies and len(names) != model.output_shape[0]:
         raise ValueError(f"class_names: got {len(names)} names, expected {model.output_shape[0]}")

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from minicnn import losses, optimizers
 from minicnn.callbacks import Callback
-from minicnn.data.fashion_mnist import Dataset
+from minicnn.data.dataset import Dataset
 from minicnn.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, ReLU
 from minicnn.learn.exercises import Exercise
 from minicnn.learn.sources import Solution, installed

@@ -234,7 +234,7 @@ def run(arguments, images=96, every=500, die_at=0, slow=0.0, most=0) -> None:
     import minicnn
     from minicnn import plots
     from minicnn.commands import train
-    from minicnn.data.fashion_mnist import load_fashion_mnist
+    from minicnn.data.sources import load_fashion_mnist
 
     minicnn.set_threads(1)  # a pool of threads does not survive a fork
     whole = load_fashion_mnist("sample", verbose=False)

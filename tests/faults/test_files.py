@@ -481,7 +481,7 @@ def test_every_byte_of_a_file_that_numpy_wrote_is_refused_or_changes_nothing(tmp
 
 
 def read_csv(path):
-    return load_csv(path, image_shape=(2, 2, 1))
+    return load_csv(path, shape=(2, 2, 1))
 
 
 def read_idx(path):

@@ -100,7 +100,7 @@ WRONG_IMAGES = {
     "NaN": (NAN, DataError, "images: got NaN or infinity"),
     "infinity": (np.where(np.isnan(NAN), -np.inf, NAN).astype(np.float32), DataError, "images: got NaN or infinity"),
     "more than float32 holds": (HUGE, DataError, "images: got NaN or infinity in float32, expected finite numbers"),
-    "rank 3": (X[0], ShapeError, r"images: got shape \(8, 6, 2\), expected \(n, 8, 6, 2\)"),
+    "rank 3": (X[:, :, 0], ShapeError, r"images: got shape \(9, 8, 2\), expected \(n, 8, 6, 2\)"),
     "rank 5": (X[None], ShapeError, "images: got shape"),
     "no rank": (np.float32(3), (ShapeError, DataError), "images: got shape"),
     "channels": (X[..., :1], ShapeError, r"images: got shape \(9, 8, 6, 1\)"),
@@ -248,13 +248,23 @@ def test_a_single_image_is_told_how_to_become_a_batch():
     with pytest.raises(
         ShapeError, match=r"got shape \(8, 6, 2\), expected \(n, 8, 6, 2\): for a single image x\[None\]"
     ):
-        net().predict(X[0])
+        net().outputs(X[0])
     with pytest.raises(ShapeError, match=r"forward: got .*\(8, 6, 2\), expected .*: for a single image x\[None\]"):
         net().forward(X[0].astype(np.float32))
     grey = Sequential([Flatten(), Dense(3)], (8, 6, 1))
     with pytest.raises(ShapeError, match=r"got shape \(8, 6\), expected \(n, 8, 6, 1\): for a single image x\[None\]"):
-        grey.predict(X[0, :, :, 0])
+        grey.evaluate(X[0, :, :, 0], Y)
     assert grey.predict(X[:1, :, :, 0]).shape == (1, 3)
+
+
+def test_a_single_image_is_predicted_alone():
+    model = net()
+    np.testing.assert_array_equal(model.predict(X[3]), model.predict(X[3:4])[0])
+    assert model.predict_classes(X[3]) == model.predict_classes(X)[3]
+    grey = Sequential([Flatten(), Dense(3)], (8, 6, 1))
+    for one in (X[0, :, :, :1], X[0, :, :, 0]):
+        np.testing.assert_array_equal(grey.predict(one), grey.predict(X[:1, :, :, :1])[0])
+    assert grey.predict(X[:8, :, :, 0]).shape == (8, 3)
 
 
 def test_labels_may_be_a_column():
@@ -266,10 +276,17 @@ def test_images_on_another_scale_than_in_training_are_told_of():
     with pytest.warns(UserWarning, match="images: got floats from 0 to 255; numbers as large train badly"):
         model.fit(X * (255.0 / X.max()) * (X > X.min()), Y, verbose=False)
     model.fit(X / 255 - 0.5, Y, verbose=False)
-    model.predict(X / 255)  # trained on floats: no warning
+    model.predict(X / 255 - 0.5)
+    for x, got in ((X, "uint8, which is taken as 0 to 1"), (X / 255, "floats from 0"), (X / 1.0, "floats from 0")):
+        with pytest.warns(UserWarning, match=f"images: got {got}.*; the model was trained on floats from -0.5 to "):
+            model.predict(x)
+    model.fit(X / 255, Y, verbose=False)
+    np.testing.assert_allclose(model.predict(X), model.predict(X / 255), rtol=1e-4)  # as uint8 is taken
+    with pytest.warns(UserWarning, match="images: got floats from 0 to .*; the model was trained on floats from 0 to "):
+        model.predict(X / 1.0)
     model = net()
     model.fit(X, Y, verbose=False)
-    for x in (X / 255, X.astype(np.float32)):
+    for x in (X / 255, X.astype(np.float32), X / 32 - 4):
         with pytest.warns(UserWarning, match="the model was trained on uint8 and takes floats as standardised"):
             model.predict(x)
     standardised = (X / 255 - model.scale.mean) / model.scale.std
