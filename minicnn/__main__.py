@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minicnn.commands import check_gradients, evaluate, train
+from minicnn.commands import check_gradients, evaluate, predict, train
 from minicnn.data import __main__ as data
 from minicnn.explain import commands as explain
 from minicnn.export import commands as export
@@ -14,6 +14,7 @@ from minicnn.learn import commands as learn
 COMMANDS = {
     "train": (train.main, "train a network and show what it learnt and what it got wrong"),
     "evaluate": (evaluate.main, "how well a saved model recognises the test images, class by class"),
+    "predict": (predict.main, "what a saved model says of image files"),
     "learn": (learn.main, "write the parts of a network yourself"),
     "explain": (explain.main, "a page that shows every sum of a network for one image"),
     "data": (data.main, "the data as files"),

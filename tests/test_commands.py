@@ -1,11 +1,16 @@
 """The command `minicnn`: what it lists, what each of its commands does, and mistakes told in one line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from minicnn import Dense, Flatten, Sequential, load_fashion_mnist, metrics, use_backend
 from minicnn.__main__ import COMMANDS
 from minicnn.__main__ import main as minicnn
+from minicnn.commands import train
+from minicnn.data.dataset import Dataset
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +68,44 @@ def test_evaluate_tells_mistakes_in_one_line(model, tmp_path, capsys):
     assert minicnn(["evaluate", model[1], "--data", "nowhere"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith("none.npz: no such file") and second.startswith("error: nowhere: no such folder")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of a folder of pictures for each class, in a path with a space."""
+    folder, rng = tmp_path_factory.mktemp("my photos"), np.random.default_rng(0)
+    for name, colour in (("a sky", (40, 80, 230)), ("a wood", (20, 160, 40))):
+        (folder / name).mkdir()
+        for i in range(24):
+            pixels = np.clip(rng.integers(-20, 20, (30, 40, 3)) + np.array(colour), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_photos_is_trained_on_evaluated_and_predicted(photos, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    arguments = ["--size", "8", "--epochs", "6", "--batch-size", "8", "--backend", "numpy", "--out", run]
+    assert minicnn(["train", "--data", str(photos), *arguments]) == 0
+    assert minicnn(["evaluate", f"{run}/model.npz", "--data", str(photos)]) == 0
+    assert "a wood" in capsys.readouterr().out
+    files = [str(photos / "a sky" / "1.png"), str(photos / "a wood" / "2.png")]
+    assert minicnn(["predict", f"{run}/model.npz", *files]) == 0
+    sky, wood = capsys.readouterr().out.splitlines()
+    assert sky.startswith(f"{files[0]}: a sky ") and wood.startswith(f"{files[1]}: a wood ")
+    assert minicnn(["predict", f"{run}/model.npz", str(photos / "none.png")]) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("none.png: cannot be read as an image: No such file or directory")
+    )
+
+
+def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path):
+    image = np.zeros((1, 28, 28, 1), np.uint8)
+    digits = Dataset("MNIST", "here", image, np.zeros(1, int), image, np.zeros(1, int), False, ("0", "1"))
+    options = train.parsed(["--out", str(tmp_path)])
+    assert not train.recipe_for(options, digits).augment.horizontal_flip
+    assert train.recipe_for(options, replace(digits, name="Fashion-MNIST")).augment.horizontal_flip
+    small = replace(digits, train_images=image[:, :16, :16])
+    with pytest.raises(ValueError, match="--recipe: got record, whose network takes 28 x 28 grey images"):
+        train.recipe_for(train.parsed(["--out", str(tmp_path), "--recipe", "record"]), small)

@@ -135,7 +135,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path):
 def test_without_pillow_the_extra_is_named(tmp_path):
     code = "import sys, minicnn; sys.modules['PIL'] = None\nminicnn.data.read_image('x.png', 8)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'pip install "minicnn[images]"' in done.stderr.splitlines()[-1]
+    assert 'pip install "minicnn-numba[images]"' in done.stderr.splitlines()[-1]
 
 
 def test_no_module_imports_pillow_before_it_is_needed():

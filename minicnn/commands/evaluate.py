@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 import minicnn
+from minicnn.commands.options import DATA_HELP, MODEL_HELP
 from minicnn.commands.score import draw_errors, score, tell
-from minicnn.data import load_fashion_mnist
+from minicnn.data import load_dataset
 from minicnn.say import say, warn
 from minicnn.tables import table
 
@@ -17,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="minicnn evaluate", description="How well a saved model recognises the test images, class by class."
     )
-    parser.add_argument("model", metavar="MODEL", help="a file that model.save wrote, such as runs/<time>/model.npz")
-    parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--data", default="auto", help=DATA_HELP)
     parser.add_argument("--out", type=Path, help="folder for pictures of the errors (default: no pictures)")
     options = parser.parse_args(arguments)
     try:
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Data, the score, and the pictures where they are wanted."""
     model = minicnn.load(options.model)
-    data = load_fashion_mnist(options.data, verbose=False)
+    *size, channels = model.input_shape
+    data = load_dataset(options.data, tuple(size), channels, verbose=False)
     results: dict = {}
     probabilities, matrix = score(model, data, results)
     rows = [("class", "precision", "recall", "f1", "images")]

@@ -17,19 +17,23 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import minicnn
 from minicnn import Checkpoint, metrics, plots
 from minicnn.callbacks import CSVLogger
+from minicnn.commands.options import DATA_HELP
 from minicnn.commands.score import draw_errors, note_of, score, tell
-from minicnn.data import load_fashion_mnist, split
+from minicnn.data import load_dataset, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
 from minicnn.explain import explain
 from minicnn.files import atomic_write, lock, remove, temporaries
-from minicnn.recipes import RECIPES
+from minicnn.recipes import RECIPES, Recipe, small_network
 from minicnn.say import say, warn
+
+FASHION_SHAPE = (28, 28, 1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +66,10 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--validation", type=_share, help="share of the training images to hold out, instead of the recipe's"
     )
-    parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
+    parser.add_argument("--data", default="auto", help=DATA_HELP)
+    parser.add_argument("--size", type=_whole(8), help="for a folder of images: make them so many pixels wide and high")
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=3, help="of such images: 1 grey, 3 colour")
+    parser.add_argument("--no-flip", action="store_true", help="do not mirror images (digits and letters never are)")
     parser.add_argument("--train-csv", help="Kaggle's fashion-mnist_train.csv")
     parser.add_argument("--test-csv", help="Kaggle's fashion-mnist_test.csv")
     parser.add_argument(
@@ -113,7 +120,10 @@ def run(options: argparse.Namespace) -> None:
     minicnn.use_backend(options.backend)
     if options.threads:
         minicnn.set_threads(options.threads)
-    data = load_fashion_mnist(options.data, options.train_csv, options.test_csv)
+    if options.train_csv or options.test_csv:
+        data = load_fashion_mnist(options.data, options.train_csv, options.test_csv)
+    else:
+        data = load_dataset(options.data, options.size, options.channels, options.seed)
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
@@ -121,7 +131,7 @@ def run(options: argparse.Namespace) -> None:
         results, model, history = train(data, checkpoint, options)
         model.save(out / "model.npz")
         probabilities, matrix = score(model, data, results)
-        draw(out, data, RECIPES[options.recipe], model, history, probabilities, matrix, options.seed)
+        draw(out, data, recipe_for(options, data), model, history, probabilities, matrix, options.seed)
         explain_worst(model, data, probabilities, out / "worst.html")
         results |= {
             "seconds_per_epoch": sum(history["seconds"]) / len(history["seconds"]),
@@ -151,9 +161,27 @@ def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
     return checkpoint
 
 
+def recipe_for(options: argparse.Namespace, data) -> Recipe:
+    """The recipe as it suits the images: a 3 that is mirrored is no 3."""
+    recipe = RECIPES[options.recipe]
+    if data.train_images.shape[1:] != FASHION_SHAPE and options.recipe != "default":
+        raise ValueError(f"--recipe: got {options.recipe}, whose network takes 28 x 28 grey images, expected default")
+    if options.no_flip or data.name.startswith(("MNIST", "KMNIST", "EMNIST")):
+        recipe = replace(recipe, augment=replace(recipe.augment, horizontal_flip=False, vertical_flip=False))
+    return recipe
+
+
+def network_for(recipe: Recipe, options: argparse.Namespace, data) -> minicnn.Sequential:
+    """The recipe's network, or for images of another size one in its manner."""
+    shape, classes = data.train_images.shape[1:], len(data.class_names)
+    if shape == FASHION_SHAPE:
+        return recipe.model(options.seed, classes)
+    return minicnn.Sequential(small_network(shape, classes), shape, options.seed)
+
+
 def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[dict, minicnn.Sequential, dict]:
     """Train as the recipe says; returns the first metrics for metrics.json, the model and its history."""
-    recipe = RECIPES[options.recipe]
+    recipe = recipe_for(options, data)
     train, validation = (data.train_images, data.train_labels), None
     share = recipe.validation if options.validation is None else options.validation
     if share:
@@ -162,7 +190,7 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
         raise ValueError(
             f"--validation: got 0, but recipe {options.recipe} watches how validation images are recognised"
         )
-    model = recipe.model(options.seed, len(data.class_names))
+    model = network_for(recipe, options, data)
     model.class_names = data.class_names
     model.summary()
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed

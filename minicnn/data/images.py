@@ -16,6 +16,7 @@ from minicnn.data import storage
 from minicnn.data.dataset import Dataset
 from minicnn.data.split import split
 from minicnn.errors import DataError
+from minicnn.extras import need
 from minicnn.say import bar, warn
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # those for which Pillow starts no program
@@ -35,10 +36,7 @@ def read_image(
     Raises DataError for a file that is no image, is damaged or has more than 100 million pixels, and ImportError
     without Pillow.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError('reading image files needs Pillow: pip install "minicnn[images]"') from error
+    Image, ImageOps = need("PIL.Image", "images"), need("PIL.ImageOps", "images")
     h, w = pair(size, "size")
     mode = choice({1: "1", 3: "3"}.get(channels, repr(channels)), "channels", {"1": "L", "3": "RGB"})
     try:

@@ -6,6 +6,7 @@ import argparse
 import os
 
 import minicnn
+from minicnn.data import load_dataset
 from minicnn.errors import DataError, ModelFileError, ShapeError
 from minicnn.explain.page import explain
 from minicnn.say import say, warn
@@ -33,7 +34,8 @@ def write(options: argparse.Namespace) -> None:
     """Read model and image, write the page, and say what is on it."""
     minicnn.use_backend("numpy")
     model = minicnn.load(options.model)
-    data = minicnn.load_fashion_mnist(options.data, verbose=False)
+    *size, channels = model.input_shape
+    data = load_dataset(options.data, tuple(size), channels, verbose=False)
     count = len(data.test_images)
     if not 0 <= options.image < count:
         raise ValueError(
