@@ -28,7 +28,7 @@ from minicnn import (
 )
 from minicnn.losses import CrossEntropy
 
-torch = pytest.importorskip("torch", reason="torch is an extra: pip install minicnn[torch]")
+torch = pytest.importorskip("torch", reason="torch is an extra: pip install minicnn-numba[torch]")
 nn = torch.nn
 pytestmark = pytest.mark.parametrize("backend", ["numpy", "numba"])
 

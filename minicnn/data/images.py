@@ -1,6 +1,6 @@
 """Image files as arrays: one (`read_image`), or a folder of them for each class (`load_image_folder`).
 
-They are read by Pillow, which the extra `images` names: pip install "minicnn[images]".
+They are read by Pillow, which the extra `images` names: pip install "minicnn-numba[images]".
 """
 
 from __future__ import annotations
