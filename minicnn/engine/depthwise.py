@@ -1,6 +1,8 @@
 """Depthwise convolution: see minicnn/layers/convolution.py for what it computes.
 
 Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels.
+Backward copies an image's x and dy into padded ones, as direct.py does, so that no tap asks where the edge is: a block of
+pixels of dx gathers dy times the weights, and a block of taps of dw stays in registers over all windows of the image.
 """
 
 from __future__ import annotations
