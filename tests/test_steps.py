@@ -392,6 +392,24 @@ def test_a_first_layers_weights_and_bias_for_any_number_of_half_vectors(halves, 
     assert_close([w.grad for w in network.parameters.parameters], [dw, db], np.float32)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("kernel", "channels", "options"),
+    [
+        (5, 40, dict(stride=2)),  # more taps than a block of dw has rows, and half a vector of channels left over
+        ((4, 3), 33, dict(dilation=2, activation="relu")),
+        (3, 1, dict(stride=(1, 3), dilation=(2, 1), padding="valid")),
+        (1, 64, dict(stride=2, padding=1)),  # dx that no window meets
+    ],
+)
+def test_depthwise_agrees_for_any_number_of_taps_and_channels(kernel, channels, options, dtype):
+    rng = np.random.default_rng(6)
+    network = Network([DepthwiseConv2D(kernel, **options)], (11, 13, channels), dtype=dtype)
+    x, dy = (whole(rng, (19, *shape)).astype(dtype) for shape in (network.input_shape, network.output_shape))
+    network.parameters.values[...] = whole(rng, network.parameters.values.shape)
+    assert_same(passes(network, engine_steps(network), x, dy), passes(network, network.layers, x, dy))
+
+
 @STEPPED
 @given(data=st.data())
 @quick(15)

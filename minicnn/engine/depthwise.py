@@ -1,14 +1,32 @@
 """Depthwise convolution: see minicnn/layers/convolution.py for what it computes.
 
 Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels.
+Backward copies an image's x and dy into padded ones, as direct.py does, so that no tap asks where the edge is: a block of
+pixels of dx gathers dy times the weights, and a block of taps of dw stays in registers over all windows of the image.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from minicnn.engine.lanes import fma, load, maximum0, one_row, store, zeros
+from minicnn.engine.compiling import helper
+from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated, pad_image
+from minicnn.engine.lanes import (
+    Block,
+    fma,
+    fma_rows,
+    gather,
+    load,
+    load_rows,
+    maximum0,
+    one_row,
+    store,
+    store_rows,
+    strided,
+    zeros,
+)
 from minicnn.engine.memory import contiguous, scratch
+from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, parallel
 
@@ -39,35 +57,59 @@ def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
                     store(flat_y, ((image * oh + i) * ow + j) * c + k, total)
 
 
+@helper
+def _backward_weights(block, frame, windows, dy, back, dw):
+    """dw (taps, c) += one image's: for each tap, the sum over all windows of the pixel that it meets, times dy."""
+    taps, c = dw.shape
+    flat, like = dw.reshape(-1), zeros(frame, block)
+    for t in range(0, taps, len(like)):
+        runs, targets = gather(windows.taps, t, taps, like), strided(c, t, taps, like)
+        for k in range(0, c, len(like[0])):
+            sums = load_rows(like[0], flat, targets, k)
+            for i in range(windows.oh):
+                p, q = i * windows.down + k, ((back.top + i) * back.columns + back.left) * c + k
+                for _ in range(windows.ow):
+                    sums = fma_rows(load_rows(like[0], frame, runs, p), load(like[0], dy, q), sums)
+                    p += windows.right
+                    q += c
+            store_rows(flat, targets, k, sums)
+
+
+@helper
+def _backward_pixels(block, dy, back, w, dx, dx0):
+    """One image's dx: for each residue of the stride, pixels of dy times the weights of the taps that meet them."""
+    c, flat, like = back.channels, w.reshape(-1), zeros(dy, block)
+    for phase in range(back.phases.shape[0]):
+        q0, q1, r0, r1 = back.phases[phase]
+        for t in range(q0, q1, len(like)):
+            offsets, targets = gather(back.offsets, t, q1, like), gather(back.targets, t, q1, like)
+            for k in range(0, c, len(like[0])):
+                sums = like
+                for r in range(r0, r1):
+                    pixels = load_rows(like[0], dy, offsets, back.runs[r] + k)
+                    sums = fma_rows(pixels, load(like[0], flat, back.taps[r] * c + k), sums)
+                store_rows(dx, targets, dx0 + k, sums)
+
+
 @parallel
-def _backward(part, dy, x, w, y, stride, corner, dilation, relu, needs_dx, dx, dws, dbs):
+def _backward(part, block, dx_block, dy, x, w, y, relu, windows, back, frames, gateds, needs_dx, dx, dws, dbs):
     n, h, width, c = x.shape
     _, oh, ow, _ = dy.shape
-    tasks = dws.shape[0]
+    tasks, like = dws.shape[0], zeros(dy, block)[0]
+    flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
     for task in chunk(part, tasks):
-        dw, db = dws[task], dbs[task]
+        frame, gated, dw, db = frames[task], gateds[task], dws[task], dbs[task]
+        frame[:] = 0
+        gated[:] = 0
         dw[:] = 0
         db[:] = 0
-        gated = np.empty(c, dy.dtype)
         for image in range(task * n // tasks, (task + 1) * n // tasks):
+            pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            start = image * oh * ow * c
+            pad_gated(like, flat_dy, flat_y, relu, start, (oh, ow, c), gated, back.columns, back.top, back.left, db)
+            _backward_weights(block, frame, windows, gated, back, dw)
             if needs_dx:
-                dx[image] = 0
-            for i in range(oh):
-                for j in range(ow):
-                    for k in range(c):
-                        v = dy[image, i, j, k]
-                        gated[k] = v * 0 if relu and y[image, i, j, k] <= 0 else v
-                        db[k] += gated[k]
-                    for p in range(w.shape[0]):
-                        row = i * stride[0] + p * dilation[0] - corner[0]
-                        for q in range(w.shape[1]):
-                            column = j * stride[1] + q * dilation[1] - corner[1]
-                            if 0 <= row < h and 0 <= column < width:
-                                for k in range(c):
-                                    dw[p, q, k] += x[image, row, column, k] * gated[k]
-                                if needs_dx:
-                                    for k in range(c):
-                                        dx[image, row, column, k] += w[p, q, k] * gated[k]
+                _backward_pixels(dx_block, gated, back, w, flat_dx, image * h * width * c)
 
 
 class Depthwise(Step):
@@ -87,12 +129,21 @@ class Depthwise(Step):
 
     def backward(self, dy):
         (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
-        w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
-        tasks = min(len(x), 16)
-        dws, dbs = scratch("dw", (tasks, *w.shape), x.dtype), scratch("db", (tasks, w.shape[2]), x.dtype)
-        dx, work = self.dx(x.shape, x.dtype), 8 * y.size * w[..., 0].size
-        _backward(work, dy, x, w, y, stride, (top, left), dilation, self.relu, self.needs_dx, dx, dws, dbs)
-        layer.w.grad[..., 0] = dws.sum(axis=0)
+        w, dtype, c = layer.w.value[..., 0].reshape(-1, x.shape[3]), x.dtype, x.shape[3]
+        windows = forward_windows(x.shape[1:], layer.window, c)
+        back = backward_windows(x.shape[1:], dy.shape[1:], layer.window)
+        tasks, dx = min(len(x), 16), self.dx(x.shape, dtype)
+        frames = scratch("x", (tasks, windows.rows * windows.columns * c), dtype)
+        gated = scratch("dy", (tasks, back.rows * back.columns * c), dtype)
+        dws, dbs = scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks, c), dtype)
+        lanes = one_row(c, dtype).shape[1]
+        block = Block(weights_block(len(w), c, dtype).shape[0], lanes)
+        dx_block = Block(panel_block(c, dtype, ROWS).shape[0], lanes)
+        _backward(
+            2 * y.size * len(w),
+            *(block, dx_block, dy, x, w, y, self.relu, windows, back, frames, gated, self.needs_dx, dx, dws, dbs),
+        )
+        layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])
         if layer.use_bias:
             layer.b.grad[...] = dbs.sum(axis=0)
         return dx

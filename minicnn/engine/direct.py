@@ -135,9 +135,9 @@ def pad_image(image, padded, padded_width, top, left):
     h, w, c = image.shape
     flat = image.reshape(h, w * c)
     for i in range(h):
-        at = ((top + i) * padded_width + left) * c
-        for k in range(w * c):
-            padded[at + k] = flat[i, k]
+        row, target = flat[i], padded[((top + i) * padded_width + left) * c :]
+        for k in range(w * c):  # from 0 on: an index that could be negative would keep the loop from vectors
+            target[k] = row[k]
 
 
 @helper

@@ -28,6 +28,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     load_rows(v, array, offsets, index)    the block whose row i is at array[offsets[i] + index:]
     store_rows(array, offsets, index, b)   the reverse; store_rows_prefetching asks ahead too
     multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
+    fma_rows(b, v, sums)                   row i of sums += row i of b * v
 
 A vector may be longer than a register: the compiler spreads 32 floats over two registers of 16, or four of 8. One source
 serves AVX-512, AVX2 and NEON; only `best_block` asks which it is. Rows and lanes are part of a block's *type*, so a kernel
@@ -549,6 +550,18 @@ def _multiply_add(typing, x, offsets, k, vector, sums):
     return sums(x, offsets, types.intp, vector, sums), codegen
 
 
+@intrinsic
+def _fma_rows(typing, block, vector, sums):
+    def codegen(context, builder, signature, args):
+        def row(i):
+            a, c = builder.extract_value(args[0], i), builder.extract_value(args[2], i)
+            return _fused(context, builder, vector, a, args[1], c)
+
+        return _each(builder, context.get_value_type(sums), row)
+
+    return sums(block, vector, sums), codegen
+
+
 if config.DISABLE_JIT:
 
     def zeros(array, block):
@@ -631,10 +644,14 @@ if config.DISABLE_JIT:
 
     def multiply_add(x, offsets, k, vector, sums):
         return tuple(x[offset + k] * vector + row for offset, row in zip(offsets, sums, strict=True))
+
+    def fma_rows(block, vector, sums):
+        return tuple(a * vector + row for a, row in zip(block, sums, strict=True))
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
     larger, only_where, prefetch, repeat, half, gather = _larger, _only_where, _prefetch, _repeat, _half, _gather
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
-    load_rows, store_rows, multiply_add, maximum = _load_rows, _store_rows, _multiply_add, _maximum
+    load_rows, store_rows, multiply_add, fma_rows = _load_rows, _store_rows, _multiply_add, _fma_rows
+    maximum = _maximum
     clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series
