@@ -57,6 +57,9 @@ class Run:
     callbacks: list[Callback]
     seed: int
     verbose: bool
+    shuffle: bool = True
+    sample_weight: np.ndarray | None = None
+    steps_per_epoch: int | None = None
     history: History = field(default_factory=History)
     epoch: int = 0  # how many are complete
     batch: int = 0  # how many of this epoch are
@@ -73,7 +76,7 @@ class Run:
     @property
     def batches(self) -> int:
         """How many steps an epoch has."""
-        return math.ceil(len(self.images) / self.batch_size)
+        return self.steps_per_epoch or math.ceil(len(self.images) / self.batch_size)
 
     def __post_init__(self):
         scored = ("loss", "accuracy") if self.loss.classifies else ("loss",)
