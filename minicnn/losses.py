@@ -12,9 +12,10 @@ import numpy as np
 
 from minicnn.arguments import choice, number
 from minicnn.errors import DataError, ShapeError
+from minicnn.names import Named
 
 
-class CrossEntropy:
+class CrossEntropy(Named):
     """Softmax cross-entropy of logits: -log of the probability that the model gave the truth, averaged.
 
     Targets are integer labels (n,) or probabilities (n, classes). With label_smoothing s, the truth is taken to be

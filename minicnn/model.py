@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minicnn import diagnose, inputs, model_files, profiler, saliency, training
+from minicnn import diagnose, inputs, model_files, names, profiler, saliency, training
 from minicnn.data import read_image
 from minicnn.errors import ShapeError
 from minicnn.frozen import Frozen
@@ -26,7 +26,7 @@ from minicnn.tables import size, table
 class Sequential(Network):
     """Layers one after another: see `Network` for the arguments."""
 
-    fit = training.fit
+    fit = names.named(training.fit)
     evaluate = training.evaluate
     save = model_files.save_model
     load_weights = model_files.load_weights
@@ -74,6 +74,12 @@ class Sequential(Network):
         """A copy of the model as it is now that only predicts, one image in a small part of the time."""
         with self.lock:
             return Frozen(copy.deepcopy(self))
+
+    def __getattr__(self, name: str):
+        """Where a model has no such attribute: an error that tells our name, where other libraries' models have it."""
+        if name in names.ATTRIBUTES:
+            raise AttributeError(names.told(f"{type(self).__name__}: got {name}", names.ATTRIBUTES[name]))
+        return object.__getattribute__(self, name)  # Python's own error
 
     def summary(self) -> None:
         """Print the layers: output shape, parameters, multiply-adds and activation memory for one image."""

@@ -12,10 +12,11 @@ import math
 import numpy as np
 
 from minicnn.arguments import choice, flag, number
+from minicnn.names import Named
 from minicnn.parameters import Parameters
 
 
-class Optimizer:
+class Optimizer(Named):
     """The base: a learning rate, and the moments each kind of optimizer keeps, vectors as long as the weights."""
 
     moments: tuple[str, ...] = ()

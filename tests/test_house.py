@@ -36,7 +36,7 @@ LEVELS = """
     engine  data  plots
     layers  losses  optimizers  metrics
     inputs  initializers  parameters  seeds  schedules  archive  signals  tables
-    files  arguments  say  versions  extras
+    files  arguments  names  say  versions  extras
     errors
 """
 LEVEL = {unit: i for i, line in enumerate(LEVELS.split("\n")) for unit in line.split()}

@@ -38,6 +38,7 @@ from minicnn.callbacks import (
     Callback,
     CSVLogger,
     EarlyStopping,
+    LambdaCallback,
     ModelCheckpoint,
     ReduceLROnPlateau,
     TerminateOnNaN,
@@ -1478,3 +1479,21 @@ def test_what_is_not_trainable_counts_for_nothing_where_gradients_are_clipped(sa
     train(model, sample[0][:8], sample[1][:8], optimizer=optimizers.SGD(1.0, clip_norm=1e-3))
     moved = [model.layers[2].w.value - before[0], model.layers[2].b.value - before[1]]
     assert math.sqrt(sum(np.square(d).sum() for d in moved)) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_lambda_callback_runs_its_functions_and_a_single_callback_needs_no_list():
+    said = []
+    names = ("on_train_begin", "on_step_end", "on_epoch_end", "on_train_end")
+    calls = {name: lambda run, name=name: said.append((name, run.epoch, run.step)) for name in names}
+    train(linear(), *blobs(8), epochs=2, batch_size=4, callbacks=LambdaCallback(**calls))
+    steps = [("on_step_end", 0, 1), ("on_step_end", 0, 2), ("on_epoch_end", 1, 2)]
+    steps += [("on_step_end", 1, 3), ("on_step_end", 1, 4), ("on_epoch_end", 2, 4)]
+    assert said == [("on_train_begin", 0, 0), *steps, ("on_train_end", 2, 4)]
+    with pytest.raises(ValueError, match="on_step_end: got 1, expected a function of the run"):
+        LambdaCallback(on_step_end=1)
+
+
+def test_labels_may_stand_in_a_column():
+    x, y = blobs(12)
+    one, other = linear(), linear()
+    assert train(one, x, y)["loss"] == train(other, x, y[:, None])["loss"]

@@ -16,10 +16,11 @@ import inspect
 import numpy as np
 
 from minicnn.errors import ShapeError
+from minicnn.names import Named
 from minicnn.parameters import Parameter, Parameters, Statistic
 
 
-class Layer:
+class Layer(Named):
     """The base of all layers.
 
     `name`, `input_shape` and `output_shape` are set when the layer is built into a network; `macs` are the multiply-adds
