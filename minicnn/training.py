@@ -167,7 +167,7 @@ def _sample_weights(weights, count: int) -> np.ndarray:
     if weights.shape != (count,) or weights.dtype.kind not in "fiu":
         raise DataError(f"sample_weight: got {weights.dtype} of shape {weights.shape}, expected numbers ({count},)")
     if not ((weights >= 0) & (weights <= 1e30)).all() or not weights.any():
-        raise DataError("sample_weight: expected numbers from 0 to 1e30, and not only 0")
+        raise DataError("sample_weight: expected numbers from 0 to 1e30, and not all of them zero")
     return weights
 
 

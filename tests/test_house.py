@@ -25,7 +25,7 @@ LEVELS = """
     commands
     learn  explain  export
     minicnn
-    recipes
+    recipes  sklearn
     model
     training  profiler  gradcheck  saliency  diagnose
     checkpoint

@@ -1448,7 +1448,7 @@ def test_a_batch_whose_images_all_have_weight_0_teaches_nothing():
         (dict(steps_per_epoch=3, batch_size=20), "steps_per_epoch: got 3 with shuffle=True, expected at most 2, one pass"),
         (dict(steps_per_epoch=1, shuffle=False), "steps_per_epoch: got 1 with shuffle=False, expected at most 1"),
         (dict(sample_weight=np.ones(39)), r"sample_weight: got float64 of shape \(39,\), expected numbers \(40,\)"),
-        (dict(sample_weight=np.zeros(40)), "sample_weight: expected numbers from 0 to 1e30, and not only 0"),
+        (dict(sample_weight=np.zeros(40)), "sample_weight: expected numbers from 0 to 1e30, and not all of them zero"),
         (dict(sample_weight=-np.ones(40)), "sample_weight: expected numbers from 0"),
         (dict(sample_weight=np.full(40, np.nan)), "sample_weight: expected numbers from 0"),
         (dict(sample_weight=["a"] * 40), "sample_weight: got <U1"),
