@@ -72,6 +72,16 @@ def test_a_gradient_checks_report_is_its_table():
     assert ElementTree.fromstring(report._repr_html_()).text == str(report)
 
 
+def test_a_dataset_is_told_in_a_line_and_shown_class_by_class():
+    data = minicnn.load_fashion_mnist("sample", verbose=False)
+    line = "Dataset Fashion-MNIST sample: 2,000 training and 1,000 test images (28, 28, 1), 10 classes, from "
+    assert repr(data) == line + data.source
+    head, first, *_, total = cells(data)
+    assert head == ["Fashion-MNIST sample", "training images", "test images"]
+    assert first == ["T-shirt/top", str((data.train_labels == 0).sum()), str((data.test_labels == 0).sum())]
+    assert total == ["total", "2000", "1000"]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Feature maps
 
