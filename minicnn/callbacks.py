@@ -17,11 +17,12 @@ import numpy as np
 from minicnn.arguments import flag, integer, number
 from minicnn.errors import DivergedError
 from minicnn.files import atomic_write, check_target
+from minicnn.names import Named
 from minicnn.run import Run
 from minicnn.say import warn
 
 
-class Callback:
+class Callback(Named):
     """The base: override what you need."""
 
     def on_train_begin(self, run: Run) -> None:
@@ -192,3 +193,14 @@ class TerminateOnNaN(Callback):
         for name in ("grads", "values"):
             if not np.isfinite(getattr(run.model.parameters, name)).all():
                 raise DivergedError(f"{name}: got NaN or infinity at step {run.step - 1} (epoch {run.epoch + 1})")
+
+
+class LambdaCallback(Callback):
+    """A callback of functions that get the run: LambdaCallback(on_epoch_end=lambda run: print(run.metrics["loss"]))."""
+
+    def __init__(self, on_train_begin=None, on_step_end=None, on_epoch_end=None, on_train_end=None):
+        given = {k: v for k, v in locals().items() if k.startswith("on_") and v is not None}
+        for name, function in given.items():
+            if not callable(function):
+                raise ValueError(f"{name}: got {function!r}, expected a function of the run")
+        vars(self).update(given)

@@ -31,7 +31,7 @@ from minicnn.run import Run
 from minicnn.say import say, warn
 from minicnn.signals import Signals
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoint:
@@ -200,13 +200,16 @@ def _settings(run: Run) -> dict:
         "epochs": run.epochs,
         "batch_size": run.batch_size,
         "seed": run.seed,
+        "shuffle": run.shuffle,
+        "steps_per_epoch": run.steps_per_epoch,
+        "not trainable": [layer.name for layer in run.model.all_layers() if not layer.trainable],
         "optimizer": f"{type(run.optimizer).__name__} {optimizer}",
         "loss": _told(run.loss),
         "schedule": [float(run.schedule((steps - 1) * i // 16)) for i in range(17)],
         "augment": _told(run.augment),
         "callbacks": [type(callback).__name__ for callback in run.callbacks],
         "backend": engine.backend(),
-        "data": _fingerprint(run.images, run.targets),
+        "data": _fingerprint(run.images, run.targets, *([] if run.sample_weight is None else [run.sample_weight])),
         "validation data": _fingerprint(*(run.validation or ())),
     }
 

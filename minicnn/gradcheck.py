@@ -16,6 +16,7 @@ direction is halved until one entry is left.
 from __future__ import annotations
 
 import copy
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,9 +47,9 @@ class Check:
     kinks: int
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
-    """The outcome of a gradient check: one `Check` each for the input and every parameter. Printing it gives a table."""
+    """The outcome of a gradient check: one `Check` each for the input and every parameter. It is shown as a table."""
 
     checks: list[Check]
     tolerance: float
@@ -75,6 +76,11 @@ class Report:
                 f"{c.name:<{wide}}{c.error:>10.1e}  {place:<20}{c.worst[0]:>13.5g}{c.worst[1]:>13.5g}{kinks:>12}{mark}"
             )
         return "\n".join(rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def gradcheck(

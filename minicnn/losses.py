@@ -1,6 +1,7 @@
 """Losses: one number for how wrong the outputs are, and its gradient, where backpropagation begins.
 
-A loss is called with a batch of outputs and targets and gives (value, doutputs).
+A loss is called with a batch of outputs and targets and gives (value, doutputs). Ours take a weight for each image too,
+sample_weight (n,), at least 0; the loss is then the weighted mean over the images, and 0 where all weights are.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import numpy as np
 
 from minicnn.arguments import choice, number
 from minicnn.errors import DataError, ShapeError
+from minicnn.names import Named
 
 
-class CrossEntropy:
+class CrossEntropy(Named):
     """Softmax cross-entropy of logits: -log of the probability that the model gave the truth, averaged.
 
     Targets are integer labels (n,) or probabilities (n, classes). With label_smoothing s, the truth is taken to be
@@ -28,15 +30,19 @@ class CrossEntropy:
         self.label_smoothing = number(label_smoothing, "label_smoothing", least=0, below=1)
         self.class_weight = class_weight
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
         n, classes = outputs.shape
         truth = one_hot(targets, classes, outputs.dtype)
         weights = np.ones(n, outputs.dtype)
         if self.class_weight is not None:
             weights = truth @ self.weights(classes).astype(outputs.dtype)
+        if sample_weight is not None:
+            weights = weights * sample_weight.astype(outputs.dtype)
         if self.label_smoothing:
             truth = truth * (1 - self.label_smoothing) + self.label_smoothing / classes
-        return self.formula(outputs, truth, weights / weights.sum())
+        return self.formula(outputs, truth, weights / (weights.sum() or 1))
 
     def formula(self, logits: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss and its gradient, dlogits.
@@ -45,7 +51,7 @@ class CrossEntropy:
 
         dlogits = weight * (softmax(logits) - truth)
 
-        logits and truth (n, classes), each row of truth of sum 1; weights (n,) of sum 1, one for each row.
+        logits and truth (n, classes), each row of truth of sum 1; weights (n,) of sum 1 (or all 0), one for each row.
         """
         shifted = logits - logits.max(axis=1, keepdims=True)
         log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -77,11 +83,19 @@ class MeanSquaredError:
 
     classifies = False
 
-    def __call__(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+    def __call__(
+        self, outputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
         if targets.shape != outputs.shape:
             raise ShapeError(f"targets: got shape {targets.shape}, expected the outputs' {outputs.shape}")
         difference = outputs - targets.astype(outputs.dtype)
-        return float(np.mean(difference**2)), difference * (2 / difference.size)
+        if sample_weight is None:
+            return float(np.mean(difference**2)), difference * (2 / difference.size)
+        shares = (
+            sample_weight / (sample_weight.sum() or 1) * len(outputs) / difference.size
+        )  # of each number of an image
+        shares = shares.reshape(-1, *[1] * (outputs.ndim - 1)).astype(outputs.dtype)
+        return float((shares * difference**2).sum()), 2 * shares * difference
 
 
 def one_hot(targets: np.ndarray, classes: int, dtype) -> np.ndarray:

@@ -13,25 +13,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minicnn import diagnose, inputs, model_files, profiler, saliency, training
+from minicnn import diagnose, inputs, model_files, names, profiler, saliency, training
 from minicnn.data import read_image
 from minicnn.errors import ShapeError
 from minicnn.frozen import Frozen
 from minicnn.layers import Layer
 from minicnn.network import Network
 from minicnn.say import say
-from minicnn.tables import size, table
+from minicnn.tables import html_table, size, table
 
 
 class Sequential(Network):
     """Layers one after another: see `Network` for the arguments."""
 
-    fit = training.fit
+    fit = names.named(training.fit)
     evaluate = training.evaluate
     save = model_files.save_model
     load_weights = model_files.load_weights
     profile = profiler.profile
     diagnose = diagnose.diagnose
+    feature_maps = saliency.feature_maps
     grad_cam = saliency.grad_cam
     saliency = saliency.saliency
 
@@ -75,11 +76,17 @@ class Sequential(Network):
         with self.lock:
             return Frozen(copy.deepcopy(self))
 
+    def __getattr__(self, name: str):
+        """Where a model has no such attribute: an error that tells our name, where other libraries' models have it."""
+        if name in names.ATTRIBUTES:
+            raise AttributeError(names.told(f"{type(self).__name__}: got {name}", names.ATTRIBUTES[name]))
+        return object.__getattribute__(self, name)  # Python's own error
+
     def summary(self) -> None:
         """Print the layers: output shape, parameters, multiply-adds and activation memory for one image."""
         say(str(self))
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[tuple[str, ...]]:
         rows = [("layer", "output", "parameters", "MACs", "memory")]
         item = np.dtype(self.dtype).itemsize
         for layer in self.layers:
@@ -88,9 +95,18 @@ class Sequential(Network):
             rows.append((layer.name, str(layer.output_shape), f"{count:,}", f"{layer.macs:,}", memory))
         total = sum(np.prod(layer.output_shape) for layer in self.layers) * item
         count = self.parameter_count + self.parameters.statistics.size
-        rows.append(("total", "", f"{count:,}", f"{self.macs:,}", size(total)))
+        return [*rows, ("total", "", f"{count:,}", f"{self.macs:,}", size(total))]
+
+    def __str__(self) -> str:
         statistics = f"{self.parameters.statistics.size:,} running statistics"
-        return f"{table(rows)}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
+        return f"{table(self._rows())}\n{self.parameter_count:,} learnt, {statistics}; input {self.input_shape}"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows())
+
+    def __repr__(self) -> str:
+        told = ", ".join(map(repr, self.layers))
+        return f"{type(self).__name__}([{told}], {self.input_shape}, seed={self.seed}, dtype={self.dtype!r})"
 
 
 def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequential:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -114,6 +115,19 @@ class Network:
                 raise ValueError(f"class_names: got {names!r:.200}, expected {classes} names of 1 to 200 characters")
             names = list(map(str, names))
         self._class_names = names
+
+    @contextmanager
+    def keeping_untrained(self) -> Iterator[None]:
+        """For an optimizer's step: layers that are not trainable, and those inside them, show it no gradient and are left
+        with the weights they had, weight decay or not."""
+        kept = {id(layer): layer for outer in self.all_layers() if not outer.trainable for layer in outer.layers()}
+        weights = [w for layer in kept.values() for w in layer.weights() if isinstance(w, Parameter)]
+        before = [w.value.copy() for w in weights]
+        for w in weights:
+            w.grad[...] = 0
+        yield
+        for w, value in zip(weights, before, strict=True):
+            w.value[...] = value
 
     # -- forward and backward ------------------------------------------------------------------------------------
 

@@ -7,15 +7,18 @@ gradient down to that Euclidean norm where it is longer (Pascanu et al., 2013).
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
 
 from minicnn.arguments import choice, flag, number
+from minicnn.names import Named
 from minicnn.parameters import Parameters
+from minicnn.tables import html_table
 
 
-class Optimizer:
+class Optimizer(Named):
     """The base: a learning rate, and the moments each kind of optimizer keeps, vectors as long as the weights."""
 
     moments: tuple[str, ...] = ()
@@ -54,6 +57,17 @@ class Optimizer:
         keep = 1 - rate * decay, by which w is multiplied first.
         """
         raise NotImplementedError(f"{type(self).__name__}: update is missing")
+
+    def config(self) -> dict:
+        """The constructor's arguments, as far as there are attributes of these names."""
+        named = inspect.signature(type(self).__init__).parameters
+        return {name: value for name, value in vars(self).items() if name in named}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table([(type(self).__name__, ""), *self.config().items()])
 
     def state(self) -> dict:
         """What a checkpoint must keep."""

@@ -1,9 +1,9 @@
 """Pictures of a training run: curves, mistakes, confusion, augmentation, filters and feature maps.
 
-Every function returns a matplotlib figure, and saves it as a PNG when given a `path`. Figures are built from
-matplotlib's objects and never with pyplot, so nothing here needs a display, leaves a window open or changes
-a global setting; a figure that ends a notebook cell shows itself. `note` is printed on a bright band across
-the top, for what nobody may overlook, such as scores from the bundled sample. Arrays that do not fit raise a
+Every function returns a matplotlib figure, and saves it when given a `path`, as its ending says: .png, .svg, .pdf.
+Figures are built from matplotlib's objects and never with pyplot, so nothing here needs a display, leaves a window
+open or changes a global setting; a figure that ends a notebook cell shows itself. `note` is printed on a bright band
+across the top, for what nobody may overlook, such as scores from the bundled sample. Arrays that do not fit raise a
 DataError. The line colours are those of Okabe and Ito (Color Universal Design, 2008); those and the colour
 maps are safe for the colour-blind.
 """
@@ -36,15 +36,19 @@ DPI = 110
 def curves(history: Mapping[str, Sequence[float]], path: str | Path | None = None, note: str = "") -> Figure:
     """Loss (left) and accuracy (right) by epoch, with the last epoch's values written out.
 
-    `history` holds "loss" and "accuracy" (0 to 1), a number per epoch, and may hold "val_loss" and
-    "val_accuracy"; other keys are ignored. All of them need the same length, at least 1.
+    `history` holds "loss", a number per epoch, and may hold "accuracy" (0 to 1), "val_loss" and "val_accuracy"; other
+    keys are ignored. All of them need the same length, at least 1. Without accuracy, loss is all there is.
     """
-    keys = ["loss", "accuracy", *(key for key in ("val_loss", "val_accuracy") if key in history)]
+    keys = ["loss", *(key for key in ("accuracy", "val_loss", "val_accuracy") if key in history)]
     series = {key: np.asarray(history.get(key, ()), dtype=float) for key in keys}
     epochs = len(series["loss"])
     if epochs == 0 or any(values.shape != (epochs,) for values in series.values()):
         got = ", ".join(f"{values.size} of {key}" for key, values in series.items())
         raise DataError(f"history: expected a number per epoch, and at least one, for each key; got {got}")
+    if "accuracy" not in series:
+        figure = _figure(5.5, 3.8, "Loss by epoch", note)
+        _curve_pair(figure.subplots(), "loss", series["loss"], series.get("val_loss"), "{:.3f}")
+        return _finish(figure, path)
     figure = _figure(10, 3.8, "Loss and accuracy by epoch", note)
     left, right = figure.subplots(1, 2)
     _curve_pair(left, "loss", series["loss"], series.get("val_loss"), "{:.3f}")
@@ -340,7 +344,7 @@ def _finish(figure: Picture, path: str | Path | None) -> Picture:
     """Save it, `path` never holding half a picture."""
     if path is not None:
         with atomic_write(path) as file:
-            figure.savefig(file, format="png")
+            figure.savefig(file, format=Path(path).suffix[1:] or "png")
     return figure
 
 

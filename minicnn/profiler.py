@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minicnn import engine, inputs, losses, plots
+from minicnn import engine, inputs, losses
 from minicnn.arguments import integer
 from minicnn.layers import Layer, sequence
 from minicnn.network import Network
@@ -78,6 +78,8 @@ class Profile:
 
     def chart(self, path=None):
         """A bar for each layer, as a matplotlib figure, saved as a PNG where a `path` is given."""
+        from minicnn import plots  # brings matplotlib
+
         return plots.profile(self, path)
 
 

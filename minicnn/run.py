@@ -11,6 +11,7 @@ import numpy as np
 
 from minicnn.network import Network
 from minicnn.optimizers import Optimizer
+from minicnn.tables import html_table, short
 
 if TYPE_CHECKING:
     from minicnn.callbacks import Callback
@@ -18,11 +19,25 @@ if TYPE_CHECKING:
 
 class History(dict):
     """One list for each metric, with one number an epoch: "loss", "accuracy", "val_loss", "val_accuracy",
-    "learning_rate", "seconds". As in Keras it is also its own attribute `history`."""
+    "learning_rate", "seconds". As in Keras there is a plain dictionary of them in `history`."""
 
     @property
-    def history(self) -> History:
-        return self
+    def history(self) -> dict[str, list[float]]:
+        return dict(self)
+
+    def plot(self, path=None):
+        """Loss and accuracy by epoch, as a matplotlib figure, saved where a `path` is given."""
+        from minicnn import plots  # brings matplotlib
+
+        return plots.curves(self, path)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {short(values[-1])}" for name, values in self.items() if values)
+        return f"History of {max(map(len, self.values()), default=0)} epochs{last and ', the last: '}{last}"
+
+    def _repr_html_(self) -> str:
+        epochs = zip(*self.values(), strict=False)
+        return html_table([("epoch", *self), *((i, *values) for i, values in enumerate(epochs, 1))])
 
     def add(self, metrics: dict[str, float]) -> None:
         """Append an epoch."""
@@ -57,6 +72,9 @@ class Run:
     callbacks: list[Callback]
     seed: int
     verbose: bool
+    shuffle: bool = True
+    sample_weight: np.ndarray | None = None
+    steps_per_epoch: int | None = None
     history: History = field(default_factory=History)
     epoch: int = 0  # how many are complete
     batch: int = 0  # how many of this epoch are
@@ -73,7 +91,7 @@ class Run:
     @property
     def batches(self) -> int:
         """How many steps an epoch has."""
-        return math.ceil(len(self.images) / self.batch_size)
+        return self.steps_per_epoch or math.ceil(len(self.images) / self.batch_size)
 
     def __post_init__(self):
         scored = ("loss", "accuracy") if self.loss.classifies else ("loss",)

@@ -6,6 +6,8 @@ Backpropagation does not end at the first weights. One step further it says how 
     grad_cam    relu(sum over channels k of weight[k] * A[:, :, k]), A being a late layer's output and weight[k] the mean
                 over its positions of d score / dA[:, :, k] (Selvaraju et al., 2017)
 
+and `feature_maps` are the outputs on the way.
+
 The network is asked as it is in use: batch normalisation scales with its running statistics, dropout drops nothing.
 Weights and gradients of the model stay as they are.
 """
@@ -53,6 +55,36 @@ def grad_cam(
     cam = _stretch(_stretch(cam, x.shape[1], axis=1), x.shape[2], axis=2)
     largest = cam.max(axis=(1, 2), keepdims=True)
     return cam / np.where(largest > 0, largest, 1)
+
+
+def feature_maps(model: Network, image: np.ndarray) -> dict[str, np.ndarray]:
+    """What each layer makes of one image (h, w, c): copies of the outputs by the layers' names, in the order in which they
+    are computed, those in residual blocks too. Of several images (n, h, w, c), outputs with n in front.
+
+    Those that are images themselves are what `minicnn.plots.feature_maps` draws.
+    """
+    image = inputs.plain(image, "images")
+    single = image.shape == model.input_shape
+    images = inputs.check_images(image[None] if single else image, model.input_shape, model.dtype)
+    maps: dict[str, np.ndarray] = {}
+    with model.lock:
+        layers, x = as_in_use(model.layers), model.batch(images, np.arange(len(images))).copy()
+        own = set(map(id, model.all_layers()))  # which stay as they are
+        for layer in (inner for outer in layers for inner in outer.layers() if id(inner) not in own):
+            _keep_output(layer, maps)
+        sequence.forward(layers, x, False)
+    return {name: y[0] for name, y in maps.items()} if single else maps
+
+
+def _keep_output(layer: Layer, maps: dict[str, np.ndarray]) -> None:
+    forward = layer.forward
+
+    def kept(x: np.ndarray, training: bool = False) -> np.ndarray:
+        y = forward(x, training)
+        maps[layer.name] = y.copy()
+        return y
+
+    layer.forward = kept  # type: ignore[method-assign]
 
 
 def as_in_use(layers: list[Layer]) -> list[Layer]:

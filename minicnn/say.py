@@ -6,6 +6,7 @@ They tell, and nothing depends on them: a stream that is closed, or full, or tha
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import suppress
 
 from tqdm import tqdm
@@ -48,6 +49,14 @@ class _Forgiving:
 
 
 def bar(*steps, hidden: bool, **options) -> tqdm:
-    """A progress bar on standard error, as tqdm's; hidden too where that is no terminal, or closed."""
+    """A progress bar on standard error, as tqdm's; hidden too where that is no terminal, or closed. In a notebook it is a
+    widget, and hidden where ipywidgets is not installed."""
     closed = sys.stderr is None or getattr(sys.stderr, "closed", False)
-    return tqdm(*steps, file=_Forgiving(sys.stderr), disable=True if hidden or closed else None, **options)
+    kind = tqdm
+    if not (hidden or closed) and type(sys.stderr).__module__.startswith("ipykernel"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that ipywidgets is not installed
+            from tqdm.auto import tqdm as kind  # brings asyncio
+    widget = kind.__module__ == "tqdm.auto"  # and not what it falls back on
+    disable = True if hidden or closed else False if widget else None
+    return kind(*steps, file=_Forgiving(sys.stderr), disable=disable, **options)

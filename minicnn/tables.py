@@ -1,7 +1,8 @@
-"""Tables of text, for the terminal."""
+"""Tables: of text for the terminal, of HTML for notebooks."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 
@@ -19,6 +20,20 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     ]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def html_table(rows: Sequence[Sequence[object]]) -> str:
+    """Rows of cells as HTML, the first row being the head; numbers with four digits."""
+
+    def line(row: Sequence[object], cell: str) -> str:
+        return "<tr>" + "".join(f"<{cell}>{html.escape(short(value))}</{cell}>" for value in row) + "</tr>"
+
+    return f"<table>{line(rows[0], 'th')}{''.join(line(row, 'td') for row in rows[1:])}</table>"
+
+
+def short(value: object) -> str:
+    """A number with four digits, anything else as text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size(count: float) -> str:

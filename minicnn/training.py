@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn import engine, inputs, losses, optimizers, schedules
-from minicnn.arguments import integer, number
+from minicnn.arguments import flag, integer, number
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint
-from minicnn.errors import DivergedError, ShapeError
+from minicnn.errors import DataError, DivergedError, ShapeError
 from minicnn.network import Network
 from minicnn.run import History, Run
 from minicnn.say import bar, say
@@ -49,6 +49,10 @@ def fit(
     seed: int = 0,
     verbose: bool = True,
     checkpoint: Checkpoint | None = None,
+    validation_split: float = 0.0,
+    shuffle: bool = True,
+    sample_weight: np.ndarray | None = None,
+    steps_per_epoch: int | None = None,
 ) -> History:
     """Train on images x (n, h, w, c), uint8 or floats, and integer labels or probabilities y; returns the History.
 
@@ -57,6 +61,13 @@ def fit(
     targets), scored after every epoch; class_weight weighs the classes in the training loss; seed draws the order and the
     augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists.
 
+    validation_split, from 0 to 1, holds the last share of x and y out as validation data, as in Keras: where images are
+    sorted by class, take `minicnn.data.split`. With shuffle=False every epoch takes the images in their order.
+    sample_weight (n,), at least 0, weighs the images in the training loss, on top of class_weight: the loss of a batch is
+    the weighted mean. With steps_per_epoch an epoch ends after so many batches of its order.
+
+    Layers whose `trainable` was set to False keep their weights, those inside a Residual too.
+
     Raises DataError or ShapeError for input that does not fit, and DivergedError when the loss or the weights are no
     longer finite. Ctrl-C leaves the model with the weights it has, or EarlyStopping's best, and passes on. While a model
     is in training another thread may predict with it (each batch is of some step's weights), but not train it:
@@ -64,11 +75,17 @@ def fit(
     """
     optimizer, loss = optimizers.get(optimizer), losses.get(loss)
     images, targets = _checked(self, x, y, loss)
+    weights = None if sample_weight is None else _sample_weights(sample_weight, len(images))
+    validation = _validation(self, validation_data, loss)
+    if number(validation_split, "validation_split", least=0, below=1):
+        first = _first_of_the_last(validation_split, images, validation)
+        validation = images[first:], targets[first:]
+        images, targets, weights = images[:first], targets[:first], None if weights is None else weights[:first]
     run = Run(
         model=self,
         images=images,
         targets=targets,
-        validation=_validation(self, validation_data, loss),
+        validation=validation,
         epochs=integer(epochs, "epochs"),
         batch_size=integer(batch_size, "batch_size"),
         optimizer=optimizer,
@@ -79,6 +96,9 @@ def fit(
         callbacks=list(callbacks) if isinstance(callbacks, Iterable) else [callbacks],
         seed=integer(seed, "seed", least=0),
         verbose=verbose,
+        shuffle=flag(shuffle, "shuffle"),
+        sample_weight=weights,
+        steps_per_epoch=None if steps_per_epoch is None else integer(steps_per_epoch, "steps_per_epoch"),
     )
     _check_settings(run, checkpoint)
     inputs.warn_of_scale(run.images, self.scale, training=True)
@@ -141,6 +161,26 @@ def _validation(model: Network, data, loss) -> tuple[np.ndarray, np.ndarray] | N
     return _checked(model, *data, loss)
 
 
+def _sample_weights(weights, count: int) -> np.ndarray:
+    """A weight for each image, checked."""
+    weights = inputs.plain(weights, "sample_weight")
+    if weights.shape != (count,) or weights.dtype.kind not in "fiu":
+        raise DataError(f"sample_weight: got {weights.dtype} of shape {weights.shape}, expected numbers ({count},)")
+    if not ((weights >= 0) & (weights <= 1e30)).all() or not weights.any():
+        raise DataError("sample_weight: expected numbers from 0 to 1e30, and not all of them zero")
+    return weights
+
+
+def _first_of_the_last(share: float, images: np.ndarray, validation) -> int:
+    """The index of the first image that validation_split holds out."""
+    if validation is not None:
+        raise ValueError("validation_split: got it and validation_data, expected one of them")
+    first = len(images) - round(share * len(images))
+    if not 0 < first < len(images):
+        raise DataError(f"validation_split: got {share} of {len(images)} images, expected at least one on each side")
+    return first
+
+
 def _kind(value) -> str:
     """What it is, in few words."""
     return f"{type(value).__name__} of {len(value)}" if hasattr(value, "__len__") else repr(value)
@@ -157,6 +197,12 @@ def _check_settings(run: Run, checkpoint: Checkpoint | None) -> None:
         run.loss.weights(run.model.output_shape[-1])
     if not callable(run.schedule):
         raise ValueError(f"schedule: got {run.schedule!r}, expected a function from the step to the learning rate")
+    passes = math.ceil(len(run.images) / run.batch_size)
+    if run.steps_per_epoch is not None and (run.steps_per_epoch > passes or not run.shuffle):
+        got = f"got {run.steps_per_epoch} with shuffle={run.shuffle}"
+        raise ValueError(f"steps_per_epoch: {got}, expected at most {passes}, one pass, with shuffle=True")
+    if run.sample_weight is not None and not isinstance(run.loss, losses.CrossEntropy | losses.MeanSquaredError):
+        raise ValueError(f"sample_weight: got loss {run.loss!r}, expected cross-entropy or mean squared error")
     if run.augment is not None and not hasattr(run.augment, "draw"):
         raise ValueError(f"augment: got {run.augment!r}, expected an Augment")
     if run.augment is not None and run.images.ndim != 4:
@@ -196,7 +242,10 @@ def _train(run: Run, save: Callable) -> None:
 def _epoch(run: Run, save: Callable) -> None:
     """One pass through the training data, or what is left of it."""
     start, before = time.perf_counter(), run.seconds
-    order = generator("order", run.seed, run.epoch).permutation(len(run.images))
+    order = np.arange(len(run.images))
+    if run.shuffle:
+        order = generator("order", run.seed, run.epoch).permutation(len(run.images))
+    order = order[: run.batches * run.batch_size]
     label = f"epoch {run.epoch + 1}/{run.epochs}"
     with bar(
         total=len(order), initial=run.seen, desc=label, unit="img", leave=False, hidden=not run.verbose
@@ -221,17 +270,19 @@ def train_step(run: Run, index: np.ndarray) -> None:
         rng = generator("augmentation", run.seed, run.epoch, run.batch)
         matrix, holes = run.augment.draw(len(index), run.images.shape[1:3], rng)
     targets = run.targets[index]
+    weights = () if run.sample_weight is None else (run.sample_weight[index],)
     rate = run.rate_scale * number(run.schedule(run.step), f"schedule({run.step})", least=0)
     with model.lock:
         outputs = model.forward(model.batch(run.images, index, matrix, holes), training=True)
-        value, doutputs = engine.fast(run.loss)(outputs, targets)
+        value, doutputs = engine.fast(run.loss)(outputs, targets, *weights)
         if not math.isfinite(value):
             raise DivergedError(
                 f"loss: got {value} at step {run.step} (epoch {run.epoch + 1}), expected a finite number;"
                 f" try a learning rate below {rate:.3g}, or clip_norm"
             )
         model.backward(doutputs)
-        engine.fast(run.optimizer).step(model.parameters, rate)
+        with model.keeping_untrained():
+            engine.fast(run.optimizer).step(model.parameters, rate)
         run.correct += count_correct(outputs, targets) if run.loss.classifies else 0
     run.learning_rate, run.total = rate, run.total + value * len(index)
     run.step, run.batch, run.seen = run.step + 1, run.batch + 1, run.seen + len(index)

@@ -25,7 +25,7 @@ LEVELS = """
     commands
     learn  explain  export
     minicnn
-    recipes
+    recipes  sklearn
     model
     training  profiler  gradcheck  saliency  diagnose
     checkpoint
@@ -36,7 +36,7 @@ LEVELS = """
     engine  data  plots
     layers  losses  optimizers  metrics
     inputs  initializers  parameters  seeds  schedules  archive  signals  tables
-    files  arguments  say  versions  extras
+    files  arguments  names  say  versions  extras
     errors
 """
 LEVEL = {unit: i for i, line in enumerate(LEVELS.split("\n")) for unit in line.split()}

@@ -269,10 +269,24 @@ def test_feature_maps_show_eight_channels_a_layer_with_name_and_shape():
     assert {"image\n28 × 28 × 1", "conv2d_1\n28 × 28 × 12", "max_pool2d_1\n14 × 14 × 3"} <= set(words(figure))
 
 
+def test_a_path_says_what_kind_of_picture(tmp_path):
+    for name, start in (("a.png", PNG), ("a", PNG), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")):
+        plots.curves(HISTORY, tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    with pytest.raises(ValueError, match="xyz"):
+        plots.curves(HISTORY, tmp_path / "a.xyz")
+    assert not (tmp_path / "a.xyz").exists()
+
+
+def test_curves_of_a_regression_are_those_of_its_loss():
+    [axes] = plots.curves({"loss": [3.0, 2.0], "val_loss": [4.0, 3.0]}).axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 2.0], [4.0, 3.0]]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.curves({"loss": [1.0]}), "history: .* got 1 of loss, 0 of accuracy"),
+        (lambda: plots.curves({"accuracy": [1.0]}), "history: .* got 0 of loss, 1 of accuracy"),
         (lambda: plots.curves({"loss": [], "accuracy": []}), "at least one"),
         (lambda: plots.curves({**HISTORY, "val_loss": [1.0]}), "1 of val_loss"),
         (lambda: plots.errors(IMAGES[:4], LABELS, PROBABILITIES, NAMES), r"expected \(4, 3\)"),

@@ -38,6 +38,7 @@ from minicnn.callbacks import (
     Callback,
     CSVLogger,
     EarlyStopping,
+    LambdaCallback,
     ModelCheckpoint,
     ReduceLROnPlateau,
     TerminateOnNaN,
@@ -363,7 +364,7 @@ def test_images_of_any_layout_give_the_same_predictions(sample, backend):
 def test_fit_works_with_nothing_but_images_and_labels(sample, capsys):
     history = tiny().fit(sample[0][:40], sample[1][:40])
     assert list(history) == ["loss", "accuracy", "learning_rate", "seconds"]
-    assert history.history is history
+    assert history.history == history and type(history.history) is dict
     out, err = capsys.readouterr()
     assert out.startswith("epoch 1/1  loss ")
     assert len(out.splitlines()) == 1
@@ -1340,3 +1341,159 @@ def test_a_run_does_not_depend_on_who_listens(name, stream, monkeypatch, tmp_pat
     monkeypatch.undo()
     np.testing.assert_array_equal(model.parameters.values, expected.parameters.values)
     assert Checkpoint(tmp_path / "run.npz").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What users of Keras know
+
+
+@pytest.fixture
+def order_of(monkeypatch):
+    """A function that trains with these options, and tells which images came in each epoch."""
+    step = training.train_step
+
+    def order_of(epochs, **options):
+        epoch = [[] for _ in range(epochs)]
+        monkeypatch.setattr(training, "train_step", lambda run, i: (epoch[run.epoch].extend(i.tolist()), step(run, i)))
+        train(linear(), *blobs(10), epochs=epochs, batch_size=4, **options)
+        return epoch
+
+    return order_of
+
+
+def test_shuffle_false_takes_the_images_in_their_order(order_of):
+    assert order_of(epochs=2, shuffle=False) == [list(range(10))] * 2
+    first, second = order_of(epochs=2)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second and list(range(10)) not in (first, second)
+
+
+def test_steps_per_epoch_ends_an_epoch_early_and_the_next_has_an_order_of_its_own(order_of):
+    whole, short = order_of(epochs=3), order_of(epochs=3, steps_per_epoch=2)
+    assert short == [images[:8] for images in whole]
+
+
+def test_validation_split_holds_the_last_images_out():
+    x, y = blobs(40)
+    one, other = linear(), linear()
+    weights = np.linspace(0, 1, 40)
+    split = train(one, x, y, epochs=2, validation_split=0.25, sample_weight=weights)
+    given = train(other, x[:30], y[:30], epochs=2, validation_data=(x[30:], y[30:]), sample_weight=weights[:30])
+    assert split["val_loss"] == given["val_loss"] and split["loss"] == given["loss"]
+    np.testing.assert_array_equal(one.parameters.values, other.parameters.values)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_an_image_of_weight_2_counts_as_two_and_one_of_weight_0_not_at_all(backend):
+    minicnn.use_backend(backend)
+    x, y = blobs(3)
+    y = np.array([0, 1, 2])
+    weighed, repeated = linear(), linear()
+    history = train(weighed, x, y, sample_weight=[2, 1, 0], optimizer=optimizers.SGD(0.1))
+    expected = train(repeated, x[[0, 0, 1]], y[[0, 0, 1]], optimizer=optimizers.SGD(0.1))
+    assert history["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    np.testing.assert_allclose(weighed.parameters.values, repeated.parameters.values, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_images_multiply_those_of_their_classes():
+    outputs, targets = np.random.default_rng(0).standard_normal((4, 3)), np.array([0, 1, 2, 1])
+    both = CrossEntropy(class_weight=[1, 2, 3])(outputs, targets, np.array([1.0, 1, 5, 0]))
+    one = CrossEntropy()(outputs, targets, np.array([1.0, 2, 15, 0]))
+    assert both[0] == pytest.approx(one[0])
+    np.testing.assert_allclose(both[1], one[1])
+
+
+def test_the_weighted_mean_squared_error_is_that_of_images_repeated_and_its_gradient_that_of_differences():
+    rng = np.random.default_rng(0)
+    outputs, targets = rng.standard_normal((2, 3, 2, 2))
+    loss, weights = MeanSquaredError(), np.array([2.0, 1, 0])
+    value, doutputs = loss(outputs, targets, weights)
+    assert value == pytest.approx(loss(outputs[[0, 0, 1]], targets[[0, 0, 1]])[0])
+    for index in np.ndindex(outputs.shape):
+        step = np.zeros_like(outputs)
+        step[index] = 1e-5
+        slope = (loss(outputs + step, targets, weights)[0] - loss(outputs - step, targets, weights)[0]) / 2e-5
+        assert doutputs[index] == pytest.approx(slope, abs=1e-9)
+
+
+def test_a_batch_whose_images_all_have_weight_0_teaches_nothing():
+    x, y = blobs(8)
+    model = linear()
+    before = model.get_weights()
+    train(
+        model,
+        x,
+        y,
+        batch_size=4,
+        shuffle=False,
+        sample_weight=[0] * 4 + [1] * 4,
+        optimizer=optimizers.SGD(0.1),
+        callbacks=(watch := Watch()),
+    )
+    assert watch.steps == 2
+    assert not np.array_equal(before[0], model.get_weights()[0])
+    for loss in (CrossEntropy(), MeanSquaredError()):
+        value, doutputs = loss(np.eye(3), np.eye(3)[::-1], np.zeros(3))
+        assert value == 0 and not doutputs.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(validation_split=1.0), "validation_split: got 1.0, expected a finite number, at least 0 and below 1"),
+        (dict(validation_split=0.001), "validation_split: got 0.001 of 40 images, expected at least one on each side"),
+        (dict(validation_split=0.1, validation_data=blobs(4)), "got it and validation_data, expected one of them"),
+        (dict(shuffle=1), "shuffle: got 1, expected True or False"),
+        (dict(steps_per_epoch=0), "steps_per_epoch: got 0"),
+        (dict(steps_per_epoch=3, batch_size=20), "steps_per_epoch: got 3 with shuffle=True, expected at most 2, one pass"),
+        (dict(steps_per_epoch=1, shuffle=False), "steps_per_epoch: got 1 with shuffle=False, expected at most 1"),
+        (dict(sample_weight=np.ones(39)), r"sample_weight: got float64 of shape \(39,\), expected numbers \(40,\)"),
+        (dict(sample_weight=np.zeros(40)), "sample_weight: expected numbers from 0 to 1e30, and not all of them zero"),
+        (dict(sample_weight=-np.ones(40)), "sample_weight: expected numbers from 0"),
+        (dict(sample_weight=np.full(40, np.nan)), "sample_weight: expected numbers from 0"),
+        (dict(sample_weight=["a"] * 40), "sample_weight: got <U1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(options, message):
+    with pytest.raises((ValueError, DataError), match=message):
+        train(linear(), *blobs(40), **options)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("optimizer", [optimizers.AdamW(0.05, clip_norm=0.5), optimizers.SGD(0.05, momentum=0.9)])
+def test_layers_that_are_not_trainable_keep_their_weights_and_the_others_learn(sample, backend, optimizer):
+    minicnn.use_backend(backend)
+    model = tiny()
+    model.layers[0].trainable = model.layers[2].trainable = False  # a convolution, and a block with one in it
+    before = {name: w.value.copy() for name, w in model.arrays().items()}
+    train(model, sample[0][:32], sample[1][:32], batch_size=8, optimizer=copy.deepcopy(optimizer))
+    kept = {name for name, w in model.arrays().items() if np.array_equal(w.value, before[name])}
+    assert kept == {"conv2d_1/w", "conv2d_1/b", "residual_1/conv2d_1/w", "residual_1/conv2d_1/b"}
+
+
+def test_what_is_not_trainable_counts_for_nothing_where_gradients_are_clipped(sample):
+    """The others move as if there were no other gradient: here a step of SGD is as long as clip_norm says."""
+    model = Sequential([Flatten(), Dense(20), Dense(10)])
+    model.layers[1].trainable = False
+    before = model.layers[2].w.value.copy(), model.layers[2].b.value.copy()
+    train(model, sample[0][:8], sample[1][:8], optimizer=optimizers.SGD(1.0, clip_norm=1e-3))
+    moved = [model.layers[2].w.value - before[0], model.layers[2].b.value - before[1]]
+    assert math.sqrt(sum(np.square(d).sum() for d in moved)) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_lambda_callback_runs_its_functions_and_a_single_callback_needs_no_list():
+    said = []
+    names = ("on_train_begin", "on_step_end", "on_epoch_end", "on_train_end")
+    calls = {name: lambda run, name=name: said.append((name, run.epoch, run.step)) for name in names}
+    train(linear(), *blobs(8), epochs=2, batch_size=4, callbacks=LambdaCallback(**calls))
+    steps = [("on_step_end", 0, 1), ("on_step_end", 0, 2), ("on_epoch_end", 1, 2)]
+    steps += [("on_step_end", 1, 3), ("on_step_end", 1, 4), ("on_epoch_end", 2, 4)]
+    assert said == [("on_train_begin", 0, 0), *steps, ("on_train_end", 2, 4)]
+    with pytest.raises(ValueError, match="on_step_end: got 1, expected a function of the run"):
+        LambdaCallback(on_step_end=1)
+
+
+def test_labels_may_stand_in_a_column():
+    x, y = blobs(12)
+    one, other = linear(), linear()
+    assert train(one, x, y)["loss"] == train(other, x, y[:, None])["loss"]

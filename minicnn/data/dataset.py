@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minicnn.tables import html_table
+
 UNKNOWN = "unknown data set"
 
 
@@ -25,3 +27,16 @@ class Dataset:
     test_labels: np.ndarray
     is_sample: bool
     class_names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.train_images):,} training and {len(self.test_images):,} test images"
+        classes = f"{len(self.class_names)} classes"
+        return f"Dataset {self.name}: {counts} {self.train_images.shape[1:]}, {classes}, from {self.source}"
+
+    def _repr_html_(self) -> str:
+        train, test = (np.bincount(y, minlength=len(self.class_names)) for y in (self.train_labels, self.test_labels))
+        counts = [
+            *zip(self.class_names, train, test, strict=True),
+            ("total", len(self.train_labels), len(self.test_labels)),
+        ]
+        return html_table([(self.name, "training images", "test images"), *counts])

@@ -16,19 +16,22 @@ import inspect
 import numpy as np
 
 from minicnn.errors import ShapeError
+from minicnn.names import Named
 from minicnn.parameters import Parameter, Parameters, Statistic
 
 
-class Layer:
+class Layer(Named):
     """The base of all layers.
 
     `name`, `input_shape` and `output_shape` are set when the layer is built into a network; `macs` are the multiply-adds
-    for one image. Every argument of the constructor is kept as an attribute of the same name, so that the layer can be
+    for one image. With `layer.trainable = False` training leaves its learnt weights as they are; running statistics still
+    follow the images. Every argument of the constructor is kept as an attribute of the same name, so that the layer can be
     printed, saved and made again.
     """
 
     name = ""
     macs = 0
+    trainable = True
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
     in_network = False  # and so not to be built into another one

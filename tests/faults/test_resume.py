@@ -101,6 +101,9 @@ RUNS = {
             TerminateOnNaN(),
         ],
     ),
+    "in order": dict(shuffle=lambda: False, validation_split=lambda: 0.1),
+    "short epochs": dict(steps_per_epoch=lambda: 2),
+    "images weighed": dict(sample_weight=lambda: np.arange(10.0)),
     "floats": dict(x=lambda: X / 255, y=lambda: np.eye(3)[Y]),
 }
 
@@ -226,12 +229,15 @@ OTHERS = {
     "optimizer: got SGD": dict(optimizer=optimizers.SGD(0.05)),
     "optimizer: got Adam .*0.01": dict(optimizer=optimizers.Adam(0.01)),
     "schedule": dict(schedule=schedules.constant(0.01)),
+    "shuffle: got False, the run had True": dict(shuffle=False),
+    "steps_per_epoch: got 2, the run had None": dict(steps_per_epoch=2),
+    "data:": dict(sample_weight=np.ones(10)),
     "augment: got Augment": dict(augment=Augment(rotation=5)),
     "loss: got CrossEntropy": dict(loss=CrossEntropy(0.1)),
     "callbacks": dict(callbacks=[TerminateOnNaN()]),
     "model": dict(model=Sequential([Flatten(), Dense(3)], (6, 6, 2))),
     "data: ": dict(x=255 - X),
-    "data:": dict(y=Y[::-1]),
+    "data: got": dict(y=Y[::-1]),
     "validation data: got": dict(validation_data=HELD_OUT),
 }
 
@@ -248,6 +254,20 @@ def test_another_runs_settings_are_refused_by_name_and_nothing_changes(name, beg
     np.testing.assert_array_equal(model.parameters.statistics, before[1])
     assert model.scale.mean is None  # of the images
     assert begun.read_bytes() == kept
+
+
+def test_a_run_with_a_layer_that_keeps_its_weights_goes_on_to_the_bit_and_only_so(tmp_path):
+    def frozen():
+        model = net()
+        model.layers[0].trainable = False
+        return model
+
+    for dies in range(1, STEPS + 1):
+        with pytest.raises(Death):
+            fit(tmp_path / f"{dies}.npz", model=frozen(), dies=dies)
+        assert_same(fit(tmp_path / f"{dies}.npz", model=frozen()), fit(None, model=frozen()))
+    with pytest.raises(CheckpointError, match=r"not trainable: got \[\], the run had \['conv2d_1'\]"):
+        fit(tmp_path / "1.npz")
 
 
 def test_the_other_arithmetic_would_give_other_bits_and_is_refused(begun):
@@ -329,9 +349,9 @@ def test_a_history_too_long_to_be_read_again_is_not_written(tmp_path):
 
 
 def test_a_later_format_is_refused_and_not_taken_for_damage(begun):
-    edited(begun, format=3)
+    edited(begun, format=4)
     kept = begun.read_bytes()
-    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 3, expected 2$"):
+    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 4, expected 3$"):
         fit(begun)
     assert begun.read_bytes() == kept
 
@@ -346,7 +366,7 @@ def test_a_checkpoint_of_the_version_before_is_refused_and_left_as_it_is(tmp_pat
     path, before = tmp_path / "run.npz", model.parameters.values.copy()
     archive.write(path, config, arrays)
     kept = path.read_bytes()
-    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 1, expected 2$") as caught:
+    with pytest.raises(CheckpointError, match=r"run\.npz: format: got 1, expected 3$") as caught:
         fit(path, model=model)
     assert len(str(caught.value).splitlines()) == 1
     np.testing.assert_array_equal(model.parameters.values, before)
