@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minicnn.distributed import Ranks
 from minicnn.network import Network
 from minicnn.optimizers import Optimizer
 
@@ -57,6 +58,7 @@ class Run:
     callbacks: list[Callback]
     seed: int
     verbose: bool
+    ranks: Ranks = field(default_factory=Ranks)
     history: History = field(default_factory=History)
     epoch: int = 0  # how many are complete
     batch: int = 0  # how many of this epoch are
