@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scaling
 
 from minicnn import distributed
 from minicnn.distributed import Ranks
@@ -175,6 +176,12 @@ def test_the_example_trains_on_two_ranks(tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------------
 # Without MPI
+
+
+def test_a_ring_sends_two_parts_less_than_twice_the_whole():
+    assert scaling.ring_allreduce(1, 1e6, 8e6, 1.0) == 0
+    assert scaling.ring_allreduce(4, 1e6, 8e6, 0.0) == pytest.approx(2 * 3 / 4)
+    assert scaling.ring_allreduce(4, 1e6, 8e6, 0.1) == pytest.approx(2 * 3 / 4 + 6 * 0.1)
 
 
 @pytest.mark.parametrize(("count", "size"), [(128, 4), (10, 3), (2, 4)])
