@@ -23,7 +23,9 @@ from minicnn.say import warn
 
 
 class Callback(Named):
-    """The base: override what you need."""
+    """The base: override what you need. One that `writes` files is the first rank's alone (see distributed.py)."""
+
+    writes = False
 
     def on_train_begin(self, run: Run) -> None:
         """Before the first epoch."""
@@ -116,6 +118,8 @@ class ModelCheckpoint(_Monitor):
     after a crash, see `minicnn.Checkpoint`.)
     """
 
+    writes = True
+
     def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", save_best_only: bool = True):
         super().__init__(monitor)
         self.path, self.watches = os.fspath(path), flag(save_best_only, "save_best_only")
@@ -164,6 +168,8 @@ class CSVLogger(Callback):
 
     With keep_going, a file that cannot be written (a full disk) is a warning and not an OSError.
     """
+
+    writes = True
 
     def __init__(self, path: str | os.PathLike, keep_going: bool = False):
         self.path, self.keep_going = path, flag(keep_going, "keep_going")

@@ -89,7 +89,7 @@ class Checkpoint:
         remove(self.path)
 
     def _save(self, run: Run, settings: dict, keep: Path | None) -> bool:
-        states = {name: owner.state() for name, owner in _owners(run).items()}
+        states = {name: owner.state() for name, owner in owners(run).items()}
         config = {"format": FORMAT, "settings": settings, "states": {k: _described(v) for k, v in states.items()}}
         try:
             archive.write(self.path, config, _arrays(states), keep)
@@ -110,14 +110,14 @@ class Checkpoint:
             try:
                 with archive.reading(path, "a checkpoint") as file:
                     states = _read(file, run, settings)
-                    owners = _owners(run)
-                    owners.pop("run").restore(states["run"])  # it refuses what cannot be, and the others follow
+                    found = owners(run)
+                    found.pop("run").restore(states["run"])  # it refuses what cannot be, and the others follow
             except ModelFileError as error:
                 damaged.append(str(error))
                 continue
             for line in damaged:
                 warn(f"{line}: going on from the one before it, {path}")
-            for name, owner in owners.items():
+            for name, owner in found.items():
                 owner.restore(states[name])
             if run.verbose:
                 say(f"going on from {path}: epoch {run.epoch + 1}, step {run.step}")
@@ -131,7 +131,7 @@ class Checkpoint:
 # What a checkpoint holds
 
 
-def _owners(run: Run) -> dict:
+def owners(run: Run) -> dict:
     """Everything that the rest of a run depends on, by name."""
     owners = {"run": run, "parameters": run.model.parameters, "optimizer": run.optimizer}
     owners |= {f"callbacks/{i}": callback for i, callback in enumerate(run.callbacks)}
@@ -157,7 +157,7 @@ def _read(file: archive.Archive, run: Run, settings: dict) -> dict[str, dict]:
     if file.config.get("format") != FORMAT:
         raise CheckpointError(f"format: got {file.config.get('format')!r}, expected {FORMAT}")
     _compare(file.config.get("settings"), settings)
-    states, mine = file.config.get("states"), {name: _described(owner.state()) for name, owner in _owners(run).items()}
+    states, mine = file.config.get("states"), {name: _described(owner.state()) for name, owner in owners(run).items()}
     if type(states) is not dict or set(states) != set(mine):
         raise ValueError(f"states: expected those of {', '.join(mine)}")
     for name, state in mine.items():

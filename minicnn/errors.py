@@ -21,4 +21,4 @@ class CheckpointError(RuntimeError):
 
 
 class DivergedError(ArithmeticError):
-    """Training produced a loss or weights that are not finite."""
+    """Training produced a loss or weights that are not finite, or weights that differ between ranks."""

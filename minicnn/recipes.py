@@ -57,6 +57,7 @@ class Recipe:
         seed=0,
         callbacks=(),
         checkpoint=None,
+        ranks=None,
     ):
         """Train `model` on (images, labels), as the recipe says where nothing else is said; returns the History."""
         epochs, batch_size = epochs or self.epochs, batch_size or self.batch_size
@@ -73,6 +74,7 @@ class Recipe:
             callbacks=[*self.callbacks(), *callbacks],
             seed=seed,
             checkpoint=checkpoint,
+            ranks=ranks,
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minicnn.distributed import Ranks
 from minicnn.network import Network
 from minicnn.optimizers import Optimizer
 from minicnn.tables import html_table, short
@@ -75,6 +76,7 @@ class Run:
     shuffle: bool = True
     sample_weight: np.ndarray | None = None
     steps_per_epoch: int | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     history: History = field(default_factory=History)
     epoch: int = 0  # how many are complete
     batch: int = 0  # how many of this epoch are

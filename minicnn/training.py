@@ -25,8 +25,10 @@ import numpy as np
 from minicnn import engine, inputs, losses, optimizers, schedules
 from minicnn.arguments import flag, integer, number
 from minicnn.callbacks import Callback
-from minicnn.checkpoint import Checkpoint
+from minicnn.checkpoint import Checkpoint, owners
+from minicnn.distributed import Ranks
 from minicnn.errors import DataError, DivergedError, ShapeError
+from minicnn.layers import Dropout
 from minicnn.network import Network
 from minicnn.run import History, Run
 from minicnn.say import bar, say
@@ -53,13 +55,16 @@ def fit(
     shuffle: bool = True,
     sample_weight: np.ndarray | None = None,
     steps_per_epoch: int | None = None,
+    ranks: Ranks | None = None,
 ) -> History:
     """Train on images x (n, h, w, c), uint8 or floats, and integer labels or probabilities y; returns the History.
 
     optimizer and loss are names or objects; schedule is a function from the step to the learning rate (see schedules.py),
     by default the optimizer's own rate throughout; augment is a `minicnn.data.Augment`; validation_data is (images,
     targets), scored after every epoch; class_weight weighs the classes in the training loss; seed draws the order and the
-    augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists.
+    augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists; ranks are the
+    processes that share each batch (see distributed.py), every one of them making this call; with weights of classes or
+    images the mean is weighted in each rank's share by itself.
 
     validation_split, from 0 to 1, holds the last share of x and y out as validation data, as in Keras: where images are
     sorted by class, take `minicnn.data.split`. With shuffle=False every epoch takes the images in their order.
@@ -73,7 +78,7 @@ def fit(
     is in training another thread may predict with it (each batch is of some step's weights), but not train it:
     RuntimeError.
     """
-    optimizer, loss = optimizers.get(optimizer), losses.get(loss)
+    optimizer, loss, ranks = optimizers.get(optimizer), losses.get(loss), ranks or Ranks()
     images, targets = _checked(self, x, y, loss)
     weights = None if sample_weight is None else _sample_weights(sample_weight, len(images))
     validation = _validation(self, validation_data, loss)
@@ -95,12 +100,18 @@ def fit(
         augment=augment,
         callbacks=list(callbacks) if isinstance(callbacks, Iterable) else [callbacks],
         seed=integer(seed, "seed", least=0),
-        verbose=verbose,
+        verbose=verbose and not ranks.rank,
         shuffle=flag(shuffle, "shuffle"),
         sample_weight=weights,
         steps_per_epoch=None if steps_per_epoch is None else integer(steps_per_epoch, "steps_per_epoch"),
+        ranks=ranks,
     )
     _check_settings(run, checkpoint)
+    if ranks.rank:
+        run.callbacks, checkpoint = [c for c in run.callbacks if not c.writes], None
+    for layer in self.all_layers():
+        if isinstance(layer, Dropout):
+            layer.seed = (*layer.seed[:2], *ranks.key)
     inputs.warn_of_scale(run.images, self.scale, training=True)
     if not self.fitting.acquire(blocking=False):
         raise RuntimeError("fit: this model is in training already; make a model for each thread")
@@ -110,6 +121,7 @@ def fit(
             callback.on_train_begin(run)
         with checkpoint.of(run) if checkpoint else nullcontext(lambda **moment: None) as save:
             self.scale.learn(run.images)
+            ranks.agree([owner for owner in owners(run).values() if not getattr(owner, "writes", False)])
             self.history = run.history  # as in Keras; it survives an interrupted run
             _train(run, save)
     finally:
@@ -265,9 +277,10 @@ def _epoch(run: Run, save: Callable) -> None:
 
 def train_step(run: Run, index: np.ndarray) -> None:
     """Some of the images: forward, loss, backward, and a step of the optimizer."""
-    matrix, holes, model = None, None, run.model
+    matrix, holes, model, size = None, None, run.model, len(index)
+    index, weight = run.ranks.share(index)
     if run.augment is not None:
-        rng = generator("augmentation", run.seed, run.epoch, run.batch)
+        rng = generator("augmentation", run.seed, run.epoch, run.batch, *run.ranks.key)
         matrix, holes = run.augment.draw(len(index), run.images.shape[1:3], rng)
     targets = run.targets[index]
     weights = () if run.sample_weight is None else (run.sample_weight[index],)
@@ -281,20 +294,23 @@ def train_step(run: Run, index: np.ndarray) -> None:
                 f" try a learning rate below {rate:.3g}, or clip_norm"
             )
         model.backward(doutputs)
+        correct = count_correct(outputs, targets) if run.loss.classifies else 0
+        value, correct = run.ranks.combine(model.parameters, weight, value, correct)
         with model.keeping_untrained():
             engine.fast(run.optimizer).step(model.parameters, rate)
-        run.correct += count_correct(outputs, targets) if run.loss.classifies else 0
-    run.learning_rate, run.total = rate, run.total + value * len(index)
-    run.step, run.batch, run.seen = run.step + 1, run.batch + 1, run.seen + len(index)
+    run.learning_rate, run.total, run.correct = rate, run.total + value * size, run.correct + correct
+    run.step, run.batch, run.seen = run.step + 1, run.batch + 1, run.seen + size
 
 
 def _finish_epoch(run: Run) -> None:
     """Check the weights, score the validation data, write the epoch down."""
     if not run.model.parameters.finite():
         raise DivergedError(f"weights: got NaN or infinity after step {run.step - 1} (epoch {run.epoch + 1})")
+    run.ranks.check(run.model.parameters, run.epoch + 1)
     run.metrics = run.training_metrics() | {"learning_rate": run.learning_rate, "seconds": run.seconds}
     if run.validation is not None:
-        value, accuracy = evaluate(run.model, *run.validation, max(run.batch_size, 256), run.plain_loss)
+        settings = max(run.batch_size, 256), run.plain_loss
+        value, accuracy = run.ranks.mean(lambda x, y: evaluate(run.model, x, y, *settings), *run.validation)
         if not math.isfinite(value):
             raise DivergedError(f"val_loss: got {value} after step {run.step - 1} (epoch {run.epoch + 1})")
         run.metrics["val_loss"] = value

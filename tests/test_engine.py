@@ -373,7 +373,7 @@ OPERATIONS = [
         "zeros",
         "store_rows_prefetching",
     ),
-    *("fma, constant", "fma, number", "fma, vector", "multiply_add", "exp_series"),
+    *("fma, constant", "fma, number", "fma, vector", "multiply_add", "exp_series", "fma_rows"),
 ]
 ROUNDED_ONCE = OPERATIONS.index("fma, constant")  # and all after it
 SHAPES = [(1, 1), (3, 8), (8, 32)]
@@ -423,6 +423,7 @@ def every_operation(block, x, table, small, large, out):
     lanes.store(out, at + 4 * row, lanes.fma(c, a, b))
     lanes.store_rows(out, targets, at + 5 * row, lanes.multiply_add(x, offsets, 2, c, loaded))
     lanes.store(out, at + 6 * row, lanes.exp_series(a))
+    lanes.store_rows(out, targets, at + 7 * row, lanes.fma_rows(loaded, c, spread))
     return n, rows
 
 

@@ -35,7 +35,7 @@ LEVELS = """
     frozen
     engine  data  plots
     layers  losses  optimizers  metrics
-    inputs  initializers  parameters  seeds  schedules  archive  signals  tables
+    inputs  initializers  parameters  seeds  schedules  archive  signals  tables  distributed
     files  arguments  names  say  versions  extras
     errors
 """

@@ -2,6 +2,7 @@
 
     minicnn train                        # 3 epochs of the default recipe
     minicnn train --recipe seed          # the Keras notebook this project began from
+    mpiexec -n 4 minicnn train           # on four processes, of one machine or of many: see minicnn/distributed.py
     minicnn train --train-csv fashion-mnist_train.csv --test-csv fashion-mnist_test.csv
 
 A run leaves in runs/<time>/: metrics.json, history.csv, model.npz and the pictures curves.png, errors.png, confusion.png,
@@ -22,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 import minicnn
-from minicnn import Checkpoint, metrics, plots
+from minicnn import Checkpoint, distributed, metrics, plots
 from minicnn.callbacks import CSVLogger
 from minicnn.commands.options import DATA_HELP
 from minicnn.commands.score import draw_errors, note_of, score, tell
@@ -38,9 +39,13 @@ FASHION_SHAPE = (28, 28, 1)
 
 def main(arguments: list[str] | None = None) -> int:
     """Train as the arguments say; the exit code, 1 where a mistake was told in one line, 130 after Ctrl-C."""
+    return distributed.job(lambda ranks: _main(arguments, ranks))
+
+
+def _main(arguments: list[str] | None, ranks: distributed.Ranks) -> int:
     options = parsed(arguments)
     try:
-        run(options)
+        run(options, ranks)
     except (ValueError, ArithmeticError, OSError, CheckpointError) as error:
         warn(f"error: {error}")
     except MemoryError as error:
@@ -114,21 +119,21 @@ def _share(text: str) -> float:
     return share
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, ranks: distributed.Ranks) -> None:
     """Data, training, the score, the pictures."""
     start = time.perf_counter()
     minicnn.use_backend(options.backend)
-    if options.threads:
-        minicnn.set_threads(options.threads)
-    if options.train_csv or options.test_csv:
-        data = load_fashion_mnist(options.data, options.train_csv, options.test_csv)
-    else:
-        data = load_dataset(options.data, options.size, options.channels, options.seed)
+    if options.threads or ranks.size > 1:
+        minicnn.set_threads(options.threads or max(1, minicnn.get_threads() // ranks.neighbours()))
+    data = ranks.from_first(lambda: loaded(options))
     out = options.out
+    if ranks.rank:
+        train(data, None, options, ranks)
+        return
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
         checkpoint = prepare(out, options)
-        results, model, history = train(data, checkpoint, options)
+        results, model, history = train(data, checkpoint, options, ranks)
         model.save(out / "model.npz")
         probabilities, matrix = score(model, data, results)
         draw(out, data, recipe_for(options, data), model, history, probabilities, matrix, options.seed)
@@ -138,6 +143,7 @@ def run(options: argparse.Namespace) -> None:
             "total_seconds": time.perf_counter() - start,
             "backend": options.backend,
             "threads": minicnn.get_threads(),
+            "ranks": ranks.size,
             "minicnn": minicnn.__version__,
         }
         with atomic_write(out / "metrics.json") as file:
@@ -145,6 +151,13 @@ def run(options: argparse.Namespace) -> None:
     tell(results, data, matrix)
     say(f"{results['total_seconds']:.0f} seconds in all")
     say(f"results and pictures: {out}")
+
+
+def loaded(options: argparse.Namespace):
+    """The data that the options name."""
+    if options.train_csv or options.test_csv:
+        return load_fashion_mnist(options.data, options.train_csv, options.test_csv)
+    return load_dataset(options.data, options.size, options.channels, options.seed)
 
 
 def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:
@@ -179,7 +192,9 @@ def network_for(recipe: Recipe, options: argparse.Namespace, data) -> minicnn.Se
     return minicnn.Sequential(small_network(shape, classes), shape, options.seed)
 
 
-def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[dict, minicnn.Sequential, dict]:
+def train(
+    data, checkpoint: Checkpoint | None, options: argparse.Namespace, ranks: distributed.Ranks
+) -> tuple[dict, minicnn.Sequential, dict]:
     """Train as the recipe says; returns the first metrics for metrics.json, the model and its history."""
     recipe = recipe_for(options, data)
     train, validation = (data.train_images, data.train_labels), None
@@ -194,9 +209,8 @@ def train(data, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[di
     model.class_names = data.class_names
     model.summary()
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed
-    history = recipe.fit(
-        model, train, validation, *chosen, [CSVLogger(options.out / "history.csv", options.keep_going)], checkpoint
-    )
+    logger = CSVLogger(options.out / "history.csv", options.keep_going)
+    history = recipe.fit(model, train, validation, *chosen, [logger], checkpoint, ranks)
     images = {
         "train": len(train[0]),
         "validation": len(validation[0]) if validation else 0,

@@ -433,7 +433,7 @@ run.total by the sum of their losses. There is no augmentation here.""",
         ),
         mistakes=(
             (
-                "value * len(index)",
+                "value * size",
                 "value",
                 "run.total sums over images, and the loss is a mean: multiply by len(index)",
             ),
