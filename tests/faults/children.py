@@ -240,7 +240,7 @@ def run(arguments, images=96, every=500, die_at=0, slow=0.0, most=0) -> None:
     whole = load_fashion_mnist("sample", verbose=False)
     part = {f"train_{kind}": getattr(whole, f"train_{kind}")[:images] for kind in ("images", "labels")}
     part |= {f"test_{kind}": getattr(whole, f"test_{kind}")[:50] for kind in ("images", "labels")}
-    train.load_fashion_mnist = lambda *arguments: dataclasses.replace(whole, **part)
+    train.load_dataset = lambda *arguments: dataclasses.replace(whole, **part)
     for name in ("curves", "errors", "confusion", "mistakes", "reliability", "augmentation_grid", "filters"):
         setattr(plots, name, lambda *arguments, **options: None)
     train.explain = lambda *arguments: None
