@@ -589,6 +589,7 @@ def steps_one_by_one(network):
     with pytest.MonkeyPatch.context() as patch:
         for kind in STEPS.values():
             patch.setattr(kind, "fuses_relu", False)
+            patch.setattr(kind, "fuses_pool", False)
         return [step for layer in network.layers for step in engine_steps(layer)]
 
 

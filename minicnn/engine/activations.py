@@ -136,8 +136,8 @@ KERNELS = {
 class Activation(Step):
     """An activation of the table above."""
 
-    def __init__(self, layer: Layer, relu: Layer | None, turns: Turns | None):
-        super().__init__(layer, relu, turns)
+    def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):
+        super().__init__(layer, relu, pool, turns)
         self.kernel, self.kernel_backward, self.reads, self.cost = KERNELS[type(layer)]
         self.arguments = tuple(layer.config().values())
 

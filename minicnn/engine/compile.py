@@ -1,8 +1,8 @@
 """From a list of layers to the list of steps that the engine runs: what runs as one, and in which memory.
 
 A layer's activation is a layer behind it, whether written as `activation=` or as a layer of its own. ReLU behind a layer
-that can apply it in passing becomes part of that layer's step, with the same bits. A layer that the engine does not know,
-such as a user's own, is its own step, and so stands in the middle of the others as it is.
+that can apply it in passing becomes part of that layer's step, and so does a pool of 2 x 2, with the same bits. A layer that
+the engine does not know, such as a user's own, is its own step, and so stands in the middle of the others as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastR
 from minicnn.layers import sequence
 from minicnn.layers.activations import Identity, ReLU
 from minicnn.layers.base import Layer
+from minicnn.layers.windows import Window
 
 
 class Residual(Step):
@@ -28,8 +29,8 @@ class Residual(Step):
 
     fuses_relu = True
 
-    def __init__(self, layer: layers.Residual, relu: Layer | None, turns: Turns | None):
-        super().__init__(layer, relu, turns)
+    def __init__(self, layer: layers.Residual, relu: Layer | None, pool: Layer | None, turns: Turns | None):
+        super().__init__(layer, relu, pool, turns)
         # Their results lie in memory of their own: dy is still needed when the branch's backward has run.
         self.branch, self.shortcut = _compile(layer.branch, None), _compile(layer.shortcut, None)
 
@@ -97,8 +98,15 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
             compiled.append(layer)
             continue
         relu = parts.pop(0) if kind.fuses_relu and parts and type(parts[0]) is ReLU else None
-        compiled.append(kind(layer, relu, turns))
+        pool = parts.pop(0) if kind.fuses_pool and parts and _halves(parts[0]) else None
+        compiled.append(kind(layer, relu, pool, turns))
     return compiled
+
+
+def _halves(layer: Layer) -> bool:
+    """Whether it is the usual pool: the largest of windows of 2 x 2, side by side, that leave no pixel over."""
+    plain = type(layer) is layers.MaxPool2D and layer.window == Window((2, 2), (2, 2))
+    return plain and all(size % 2 == 0 for size in layer.input_shape[:2])
 
 
 def _parts(layer: Layer) -> list[Layer]:

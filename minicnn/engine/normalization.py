@@ -11,8 +11,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.engine.lanes import fma, gate, load, load_prefetching, maximum0, one_row, store, store_prefetching, zeros
+from minicnn.engine.compiling import helper
+from minicnn.engine.lanes import (
+    fill,
+    fma,
+    gate,
+    larger,
+    load,
+    load_prefetching,
+    maximum0,
+    one_row,
+    store,
+    store_prefetching,
+    zeros,
+)
 from minicnn.engine.memory import contiguous, scratch
+from minicnn.engine.pooling import dy_at
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
 
@@ -76,42 +90,70 @@ def _scale_shift(part, block, x, centre, scale, shift, relu, y):
 
 
 @parallel
-def _sums_backward(part, block, dy, x, y, mean, relu, sums, products):
-    m, c = x.shape
-    flat_dy, flat_x, flat_y = dy.reshape(-1), x.reshape(-1), y.reshape(-1)
-    for k in range(0, c, len(zeros(x, block)[0])):
-        total, product = zeros(x, block)[0], zeros(x, block)[0]
-        centre = load(total, mean, k)
-        for i in chunk(part, m):
-            v = load_prefetching(total, flat_dy, i * c + k)
-            if relu:
-                v = gate(v, load_prefetching(total, flat_y, i * c + k))
-            total = total + v
-            product = fma(v, load_prefetching(total, flat_x, i * c + k) - centre, product)
+def _scale_shift_pool(part, block, x, centre, scale, shift, relu, y, winner):
+    """As _scale_shift, then the largest of each window of 2 x 2 pixels, and which it was; x is (rows, w, c)."""
+    rows, w, c = x.shape
+    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
+    for k in range(0, c, len(like)):
+        a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
+        for i in chunk(part, rows // 2):
+            for j in range(w // 2):
+                best, number = fill(like, -np.inf), fill(number, 0)
+                for q in range(4):
+                    pixel = (2 * i + q // 2) * w + 2 * j + q % 2
+                    v = fma(a, load_prefetching(like, flat, pixel * c + k) - middle, b)
+                    if relu:
+                        v = maximum0(v)
+                    best, number = larger(v, best, q, number)
+                at = (i * (w // 2) + j) * c + k
+                store_prefetching(y, at, best)
+                store(winner, at, number)
+
+
+@helper
+def _dy_and_x(like, number, dy, winner, pool, x, row, column, width, c, k, relu, scale, shift, centre):
+    """A pixel's dy, come back through pool and ReLU, and its x - centre, from which y and so its sign is made anew."""
+    v = dy_at(like, number, dy, winner, pool, row, column, width, c, k)
+    from_centre = load_prefetching(like, x, (row * width + column) * c + k) - centre
+    if relu:
+        v = gate(v, fma(scale, from_centre, shift))
+    return v, from_centre
+
+
+@parallel
+def _sums_backward(part, block, dy, winner, pool, x, relu, centre, scale, shift, sums, products):
+    """Of a part of the rows of all images: each channel's sum of dy, and of dy * (x - centre)."""
+    rows, w, c = x.shape
+    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
+    for k in range(0, c, len(like)):
+        total, product = like, like
+        a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
+        for i in chunk(part, rows):
+            for j in range(w):
+                v, from_centre = _dy_and_x(*(like, number, dy, winner, pool, flat, i, j, w, c, k, relu, a, b, middle))
+                total, product = total + v, fma(v, from_centre, product)
         store(sums[part], k, total)
         store(products[part], k, product)
 
 
 @parallel
-def _dx(part, block, dy, x, y, relu, centre, a, b, d, dx):
-    """dx = a * dy + b * (x - centre) + d, channel by channel."""
-    m, c = x.shape
-    flat_dy, flat_x, flat_y, flat_dx = dy.reshape(-1), x.reshape(-1), y.reshape(-1), dx.reshape(-1)
-    like = zeros(x, block)[0]
+def _dx(part, block, dy, winner, pool, x, relu, centre, scale, shift, by_x, constant, dx):
+    """dx = scale * dy + by_x * (x - centre) + constant, channel by channel."""
+    rows, w, c = x.shape
+    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
     for k in range(0, c, len(like)):
-        by_dy, by_x, shift, middle = load(like, a, k), load(like, b, k), load(like, d, k), load(like, centre, k)
-        for i in chunk(part, m):
-            v = load_prefetching(like, flat_dy, i * c + k)
-            if relu:
-                v = gate(v, load_prefetching(like, flat_y, i * c + k))
-            from_middle = load_prefetching(like, flat_x, i * c + k) - middle
-            store_prefetching(flat_dx, i * c + k, fma(by_dy, v, fma(by_x, from_middle, shift)))
+        a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
+        factor, rest = load(like, by_x, k), load(like, constant, k)
+        for i in chunk(part, rows):
+            for j in range(w):
+                v, from_centre = _dy_and_x(*(like, number, dy, winner, pool, flat, i, j, w, c, k, relu, a, b, middle))
+                store_prefetching(dx, (i * w + j) * c + k, fma(a, v, fma(factor, from_centre, rest)))
 
 
 class BatchNorm(Step):
-    """BatchNorm, and the ReLU behind it."""
+    """BatchNorm, and the ReLU and the pool of 2 x 2 behind it."""
 
-    fuses_relu = True
+    fuses_relu = fuses_pool = True
 
     def forward(self, x, training=False):
         layer, dtype, c, x = self.layer, x.dtype, x.shape[-1], contiguous(x)
@@ -121,30 +163,38 @@ class BatchNorm(Step):
             mean, variance = moments(rows)
             layer.update_running(mean.astype(dtype), variance.astype(dtype), len(rows))
         inverse_std = 1 / np.sqrt(variance + layer.epsilon)
-        scale = layer.gamma.value * inverse_std
-        centre = mean.astype(dtype)
+        scale, centre = layer.gamma.value * inverse_std, mean.astype(dtype)
         shift = layer.beta.value + (centre - mean) * scale  # what rounding took from the mean
-        scale, shift = scale.astype(dtype, copy=False), shift.astype(dtype, copy=False)
-        _scale_shift(MOVED * x.size, one_row(c, dtype), rows, centre, scale, shift, self.relu, y.reshape(-1, c))
+        line = centre, scale.astype(dtype, copy=False), shift.astype(dtype, copy=False)
+        winner, work, block = self.winner(y).reshape(-1), MOVED * x.size, one_row(c, dtype)
+        if self.pool:
+            _scale_shift_pool(work, block, _lines(x), *line, self.relu, y.reshape(-1), winner)
+        else:
+            _scale_shift(work, block, rows, *line, self.relu, y.reshape(-1, c))
         if training:
-            self.save_for_backward(x, y, mean, inverse_std)
+            self.save_for_backward(x, winner, mean, inverse_std, line)
         return y
 
     def backward(self, dy):
         """The layer's formula for dx, collected into one number each for dy, x - mean and 1."""
-        (x, y, mean, inverse_std), layer, (dtype, c) = self.saved, self.layer, (dy.dtype, dy.shape[-1])
-        dy, x, y = (array.reshape(-1, c) for array in (contiguous(dy), x, y))
-        block, m = one_row(c, dtype), len(x)
+        (x, winner, mean, inverse_std, line), layer, (dtype, c) = self.saved, self.layer, (dy.dtype, dy.shape[-1])
+        centre = line[0]
+        block, m = one_row(c, dtype), x.size // c
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        centre = mean.astype(dtype)
-        _sums_backward(MOVED * x.size, block, dy, x, y, centre, self.relu, sums, products)
+        given = contiguous(dy).reshape(-1), winner, self.pool, _lines(x), self.relu, *line
+        _sums_backward(MOVED * x.size, block, *given, sums, products)
         total = sums.sum(axis=0, dtype=np.float64)
         product = (products.sum(axis=0, dtype=np.float64) + (centre - mean) * total) * inverse_std
         layer.beta.grad[...], layer.gamma.grad[...] = total, product
         a = layer.gamma.value * inverse_std
         b = -a * product * inverse_std / m
-        numbers = (number.astype(dtype) for number in (a, b, b * (centre - mean) - a * total / m))
-        dx = self.dx((len(self.saved[0]), *self.input_shape), dtype)
+        by_x, constant = (number.astype(dtype) for number in (b, b * (centre - mean) - a * total / m))
+        dx = self.dx(x.shape, dtype)
         if self.needs_dx:
-            _dx(MOVED * x.size, block, dy, x, y, self.relu, centre, *numbers, dx.reshape(-1, c))
+            _dx(MOVED * x.size, block, *given, by_x, constant, dx.reshape(-1))
         return dx
+
+
+def _lines(x: np.ndarray) -> np.ndarray:
+    """All images' rows of pixels, (rows, w, c); of what is no image, rows of one pixel."""
+    return x.reshape(-1, *x.shape[-2:]) if x.ndim == 4 else x.reshape(-1, 1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""A step: a layer as the engine runs it, with the ReLU behind it where that is done in passing, and its own memory."""
+"""A step: a layer as the engine runs it, with the ReLU and the pool behind it that are done in passing, and its memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ class Step(Layer):
     (dx, and y when nothing is trained) lies in the network's two `turns`, or in the step's own where it has none.
     """
 
-    fuses_relu = False
+    fuses_relu = fuses_pool = False
     needs_dx = True
     opens: tuple[str, ...] = ()  # the passes, "y in use" or "dx", of which this is the first step
 
-    def __init__(self, layer: Layer, relu: Layer | None, turns: Turns | None):
-        self.layer, self.fused, self.turns = layer, [layer] if relu is None else [layer, relu], turns
-        self.relu = relu is not None
+    def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):
+        self.layer, self.turns = layer, turns
+        self.fused = [one for one in (layer, relu, pool) if one is not None]
+        self.relu, self.pool = relu is not None, pool is not None
         self.name, self.macs = "+".join(one.name for one in self.fused), layer.macs
-        self.input_shape, self.output_shape = layer.input_shape, layer.output_shape
+        self.input_shape, self.output_shape = layer.input_shape, self.fused[-1].output_shape
         self.buffers: dict[str, np.ndarray] = {}
 
     def layers(self) -> list[Layer]:
@@ -40,6 +41,10 @@ class Step(Layer):
         """Memory for the result."""
         shape = (len(x), *self.output_shape)
         return self.buffer("y", shape, x.dtype) if training else self._passing("y in use", shape, x.dtype)
+
+    def winner(self, y: np.ndarray) -> np.ndarray:
+        """Memory for which of its window's pixels each number of a pooled y is, or an empty array where nothing pools."""
+        return self.buffer("winner", y.shape if self.pool else (0,) * y.ndim, np.uint8)
 
     def dx(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Memory for dx, or an empty array where nobody needs it."""
