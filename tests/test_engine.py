@@ -238,6 +238,31 @@ def test_winograd_agrees_with_the_direct_algorithm(dtype, tolerance, channels, r
     assert dx.tobytes() != found[1].tobytes()  # it was another algorithm
 
 
+@njit
+def all_transforms(points, block, x, out):
+    """B^T, B, A^T and A times rows of x, to out."""
+    v = lanes.zeros(x, block)[0]
+    rows, n = winograd.apart(len(v), points), len(points) * len(v)
+    whole, four = lanes.load_rows(v, x, rows, 0), lanes.load_rows(v, x, winograd.four(len(v)), 0)
+    lanes.store_rows(out, rows, 0, winograd.pixels_to_points(points, whole))
+    lanes.store_rows(out, rows, n, winograd.points_to_pixels(points, whole))
+    lanes.store_rows(out, winograd.four(len(v)), 2 * n, winograd.points_to_outputs(points, whole))
+    lanes.store_rows(out, rows, 3 * n, winograd.outputs_to_points(points, four))
+
+
+@pytest.mark.parametrize("points", [winograd.SIX, winograd.EIGHT], ids=[6, 8])
+def test_winograds_matrices_compute_a_convolution_and_its_transforms_are_their_products(points):
+    n, rng = len(points), np.random.default_rng(0)
+    b, a, g = winograd.matrices(n)
+    assert all((matrix.astype(np.float32) == matrix).all() for matrix in (a, b))  # exact
+    d, weights = rng.standard_normal(n), rng.standard_normal(n - 3)
+    np.testing.assert_allclose(a.T @ ((g @ weights) * (b @ d)), np.correlate(d, weights), rtol=1e-12)
+    x, out = rng.standard_normal((n, 8)), np.zeros((4, n, 8))
+    all_transforms(points, Block(1, 8), x.reshape(-1), out.reshape(-1))
+    for found, expected in zip(out, (b @ x, b.T @ x, a.T @ x, a @ x[:4]), strict=True):
+        np.testing.assert_allclose(found[: len(expected)], expected, rtol=1e-12, atol=1e-12)
+
+
 def test_winograd_leaves_all_other_shapes_to_the_direct_algorithm():
     c, f = vectors(np.float32, 2, 2)
     usual = dict(w_shape=(3, 3, c, f), window=Window((3, 3)), groups=1, dtype=np.dtype(np.float32))
@@ -370,10 +395,11 @@ OPERATIONS = [
         "repeat",
         "load_rows of gather",
         "load_rows of strided",
+        "load_inside",
         "zeros",
         "store_rows_prefetching",
     ),
-    *("fma, constant", "fma, number", "fma, vector", "multiply_add", "exp_series", "fma_rows"),
+    *("fma, constant", "fma, number", "fma, vector", "multiply_add", "exp_series", "fma_rows", "compiled"),
 ]
 ROUNDED_ONCE = OPERATIONS.index("fma, constant")  # and all after it
 SHAPES = [(1, 1), (3, 8), (8, 32)]
@@ -385,6 +411,13 @@ def special_numbers(rng, size, dtype):
     x = rng.standard_normal(size) * 10 ** rng.uniform(-3, 3, size)
     x[rng.permutation(size)[: size // 3]] = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0], size // 3)
     return x.astype(dtype)
+
+
+@lanes.compiled
+def first_and_last(count, rows, plus, minus, multiply_add):
+    """As many rows as `count`: sums and products of two rows, then rows as they are."""
+    a, b = rows[0], rows[-1]
+    return (multiply_add(0.7, a, b), plus(a, b), minus(a, b), multiply_add(-3, a, None), *rows)[:count]
 
 
 @njit
@@ -401,6 +434,7 @@ def every_operation(block, x, table, small, large, out):
     offsets = lanes.gather(table, 1, 1 + (rows + 1) // 2, none)
     loaded = lanes.load_rows(like, x, offsets, 3)
     spread = lanes.load_rows(like, x, lanes.strided(13, 1, 1 + (rows + 1) // 2, none), 3)
+    inside = lanes.load_inside(like, x, 3 - n, n, -1, 2, none)  # the second row and the third
     vectors = (
         *(a, b, lanes.fill(a, 1.5), lanes.fill(a, x[5]), a + b, a - b, 0.7 * b, x[3] * b),
         *(a * b, a / b, lanes.sqrt(a)),
@@ -414,7 +448,7 @@ def every_operation(block, x, table, small, large, out):
         at += row
     lanes.store_prefetching(out, at, c)
     targets = lanes.gather(np.arange(rows) * n, 0, rows, none)
-    for result in (lanes.maximum0(loaded), lanes.repeat(c, none), loaded, spread, none):
+    for result in (lanes.maximum0(loaded), lanes.repeat(c, none), loaded, spread, inside, none):
         at += row
         lanes.store_rows(out, targets, at, result)
     lanes.store_rows_prefetching(out, targets, at + row, loaded)
@@ -424,6 +458,7 @@ def every_operation(block, x, table, small, large, out):
     lanes.store_rows(out, targets, at + 5 * row, lanes.multiply_add(x, offsets, 2, c, loaded))
     lanes.store(out, at + 6 * row, lanes.exp_series(a))
     lanes.store_rows(out, targets, at + 7 * row, lanes.fma_rows(loaded, c, spread))
+    lanes.store_rows(out, targets, at + 8 * row, first_and_last(none, loaded))
     return n, rows
 
 

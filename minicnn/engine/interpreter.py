@@ -38,7 +38,17 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.products import rows_by_panel
 from minicnn.engine.threads import chunk, parallel
-from minicnn.engine.winograd import four, pixels_to_points, points_to_outputs, six
+from minicnn.engine.winograd import (
+    EIGHT,
+    SIX,
+    apart,
+    column_of_outputs,
+    columns_to_points,
+    four,
+    pixels_to_points,
+    rows_to_outputs,
+    store_column,
+)
 
 MAX, MEAN, SUM = range(3)  # how a window becomes a number
 COPY, ADD, RELU, LEAKY, SIGMOID, TANH, GELU, SILU = range(8)  # how a number becomes another
@@ -48,11 +58,11 @@ COPY, ADD, RELU, LEAKY, SIGMOID, TANH, GELU, SILU = range(8)  # how a number bec
 AT, IMAGE, ROOM, ROW, H, W, C, FRAME_ROWS, FRAME_COLUMNS, TOP, LEFT = range(11)
 X, OTHER, Y = 0, 11, 22  # the three places of an operation
 ADDRESS, HOW, WITH_RELU, WITH_POOL, WEIGHTS, FRAME = range(33, 39)
-TABLE, TARGETS, COUNT, GROUPS, DEPTH, PANELS, RUN, RUNS, LENGTH, SIZE = range(39, 49)  # of rows and tiles
+TABLE, TARGETS, COUNT, GROUPS, DEPTH, PANELS, RUN, RUNS, LENGTH = range(39, 48)  # of rows and tiles
 # of a window: its size, stride, dilation and padding
-KH, KW, DOWN, RIGHT, ROW_STEP, COLUMN_STEP, ABOVE, BEFORE = range(49, 57)
-FIELDS = 57
-POINTS, TILE_GROUP = 36, 32
+KH, KW, DOWN, RIGHT, ROW_STEP, COLUMN_STEP, ABOVE, BEFORE = range(48, 56)
+FIELDS = 56
+TILE_GROUP = 32
 SCRATCH = 2048  # numbers at the beginning of a thread's memory
 
 BAD_IMAGE, BAD_OUTPUT = 1, 2  # what is told of numbers that are not finite
@@ -183,43 +193,56 @@ def _store_some(v, m, at, columns, free):
 
 
 @kernel
-def tiles(block, op, begin, count, tables, weights, m):
+def tiles_of_3x3(block, op, begin, count, tables, weights, m):
+    _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m)
+
+
+@kernel
+def tiles_of_5x5(block, op, begin, count, tables, weights, m):
+    _tiles(zeros(m, block), EIGHT, op, begin, count, tables, weights, m)
+
+
+TILES = {3: tiles_of_3x3, 5: tiles_of_5x5}
+
+
+@helper
+def _tiles(start, points, op, begin, count, tables, weights, m):
     """Tiles times panels; the table has each tile's window, its outputs, and how many rows and columns these have."""
     x, y, c, f = _at(op, X, begin), _at(op, Y, begin), op[X + C], op[Y + C]
-    start, table, count = zeros(m, block), op[TABLE], count * op[COUNT]
-    few, like, n = half(start), start[0], len(start[0])
+    table, count = op[TABLE], count * op[COUNT]
+    few, like, n, parts = half(start), start[0], len(start[0]), len(points) ** 2
     step, sums_step, sums = TILE_GROUP * c + 16, TILE_GROUP * n + 16, SCRATCH
-    v = sums + POINTS * sums_step
+    v = sums + parts * sums_step
     for first in range(0, count, TILE_GROUP):
         here = min(TILE_GROUP, count - first)
         for t in range(here):
             pixels = x + tables[table + 4 * (first + t)]
             for k in range(0, c, n):
-                _pixels_to_points(like, m, pixels + k, op[X + ROW], c, v + t * c + k, step)
+                _pixels_to_points(like, points, m, pixels + k, op[X + ROW], c, v + t * c + k, step)
         for p in range(0, f, n):
-            panel = op[WEIGHTS] + p // n * (POINTS * c + 1) * n
-            _products(start, few, m, v, c, step, here, weights, panel + n, sums, sums_step)
+            panel = op[WEIGHTS] + p // n * (parts * c + 1) * n
+            _products(start, few, parts, m, v, c, step, here, weights, panel + n, sums, sums_step)
             for t in range(here):
                 at = table + 4 * (first + t)
-                shape = tables[at + 2], tables[at + 3]
-                _points_to_outputs(like, m, sums + t * n, sums_step, weights, panel, op, y + tables[at + 1] + p, shape)
+                shape, target = (tables[at + 2], tables[at + 3]), y + tables[at + 1] + p
+                _points_to_outputs(like, points, m, sums + t * n, sums_step, weights, panel, op, target, shape)
 
 
 @helper
-def _pixels_to_points(like, m, x, row, c, v, step):
+def _pixels_to_points(like, points, m, x, row, c, v, step):
     """v = B^T d B of the window at x: rows first, then columns."""
-    n = len(like)
-    for i in range(6):
-        store_rows(m, six(n), i * 6 * n, pixels_to_points(load_rows(like, m, six(c), x + i * row)))
-    for j in range(6):
-        store_rows(m, six(6 * step), v + j * step, pixels_to_points(load_rows(like, m, six(6 * n), j * n)))
+    n, count = len(like), len(points)
+    for i in range(count):
+        pixels = load_rows(like, m, apart(c, points), x + i * row)
+        store_rows(m, apart(n, points), i * count * n, pixels_to_points(points, pixels))
+    columns_to_points(like, points, m, m, v, step)
 
 
 @helper
-def _products(start, few, m, v, c, step, count, u, u0, sums, sums_step):
-    """The 36 matrix products of tiles and a panel, as many tiles at a time as `start` has rows, and at the end a `few`."""
+def _products(start, few, parts, m, v, c, step, count, u, u0, sums, sums_step):
+    """The n * n matrix products of tiles and a panel, as many tiles at a time as `start` has rows, at the end a `few`."""
     n = len(start[0])
-    for point in range(POINTS):
+    for point in range(parts):
         at, x, y = u0 + point * c * n, v + point * step, sums + point * sums_step
         for t in range(0, count, len(start)):
             if count - t > len(few):
@@ -231,35 +254,25 @@ def _products(start, few, m, v, c, step, count, u, u0, sums, sums_step):
 
 
 @helper
-def _points_to_outputs(like, m, sums, step, weights, bias, op, y, shape):
+def _points_to_outputs(like, points, m, sums, step, weights, bias, op, y, shape):
     """A^T m A, its pool's maxima where there is one, plus the bias, ReLU: the tile's rows and columns at y."""
-    n, (rows, columns), size, relu, pool = len(like), shape, op[SIZE], op[WITH_RELU], op[WITH_POOL]
+    (rows, columns), relu, pool = shape, op[WITH_RELU], op[WITH_POOL]
     add, row, f = load(like, weights, bias), op[Y + ROW], op[Y + C]
-    for i in range(6):
-        points = load_rows(like, m, six(step), sums + i * 6 * step)
-        store_rows(m, four(n), i * 6 * n, points_to_outputs(points, size))
+    rows_to_outputs(like, points, m, sums, step, m)
     for j in range(columns):
         if pool:
-            a = points_to_outputs(load_rows(like, m, six(6 * n), 2 * j * n), size)
-            b = points_to_outputs(load_rows(like, m, six(6 * n), (2 * j + 1) * n), size)
+            a, b = column_of_outputs(like, points, m, 2 * j), column_of_outputs(like, points, m, 2 * j + 1)
             y0, y1 = (
                 maximum(maximum(a[0], a[1]), maximum(b[0], b[1])),
                 maximum(maximum(a[2], a[3]), maximum(b[2], b[3])),
             )
             y2, y3 = y0, y0
         else:
-            y0, y1, y2, y3 = points_to_outputs(load_rows(like, m, six(6 * n), j * n), size)
+            y0, y1, y2, y3 = column_of_outputs(like, points, m, j)
         block = y0 + add, y1 + add, y2 + add, y3 + add
         if relu:
             block = maximum0(block)
-        target = y + j * f
-        store(m, target, block[0])
-        if rows > 1:
-            store(m, target + row, block[1])
-        if rows > 2:
-            store(m, target + 2 * row, block[2])
-        if rows > 3:
-            store(m, target + 3 * row, block[3])
+        store_column(m, y + j * f, row, rows, block)
 
 
 # ---------------------------------------------------------------------------------------------------------------

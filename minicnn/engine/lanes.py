@@ -26,13 +26,16 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     gather(table, first, count, rows)      table[first], table[first + 1], .. for each row; from count on the last entry
     strided(step, first, count, rows)      the same of a table of 0, step, 2 * step, ..
     load_rows(v, array, offsets, index)    the block whose row i is at array[offsets[i] + index:]
+    load_inside(v, array, index, step,     row i is at array[index + i * step:], or 0 unless 0 <= first + i < count
+                first, count, rows)
     store_rows(array, offsets, index, b)   the reverse; store_rows_prefetching asks ahead too
     multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
     fma_rows(b, v, sums)                   row i of sums += row i of b * v
 
 A vector may be longer than a register: the compiler spreads 32 floats over two registers of 16, or four of 8. One source
 serves AVX-512, AVX2 and NEON; only `best_block` asks which it is. Rows and lanes are part of a block's *type*, so a kernel
-is compiled once for each shape it is called with. Arrays are 1-D and contiguous, and nothing checks an index.
+is compiled once for each shape it is called with. Arrays are 1-D and contiguous, and nothing checks an index. `compiled`
+makes another function of blocks from a formula in Python.
 
 With NUMBA_DISABLE_JIT=1 the same names are plain Python on NumPy arrays, so that one can step through a kernel.
 """
@@ -511,6 +514,28 @@ def _load_rows(typing, like, array, offsets, index):
 
 
 @intrinsic
+def _load_inside(typing, like, array, at, step, first, count, rows):
+    block = types.UniTuple(like, rows.count)
+
+    def codegen(context, builder, signature, args):
+        _, _, index, step, first, count, _ = args
+        kind = context.get_value_type(like)
+        nothing = cgutils.global_constant(builder, "nothing", ir.Constant(kind, None))
+
+        def row(i):
+            number = ir.Constant(index.type, i)
+            address = _address(context, builder, array, args[1], builder.add(index, builder.mul(step, number)))
+            inside = builder.icmp_unsigned("<", builder.add(first, number), count)  # a negative number is a huge one
+            return _load(
+                context, builder, like, builder.select(inside, builder.bitcast(address, nothing.type), nothing)
+            )
+
+        return _each(builder, context.get_value_type(block), row)
+
+    return block(like, array, *[types.intp] * 4, rows), codegen
+
+
+@intrinsic
 def _store_rows(typing, array, offsets, index, block):
     def codegen(context, builder, signature, args):
         for i in range(block.count):
@@ -560,6 +585,37 @@ def _fma_rows(typing, block, vector, sums):
         return _each(builder, context.get_value_type(sums), row)
 
     return sums(block, vector, sums), codegen
+
+
+def compiled(formula):
+    """A function of (points, block) from formula(len(points), rows, plus, minus, multiply_add), which returns rows.
+
+    The formula runs once, as a kernel is compiled, on rows that it can only hand to the three operations, and what it did
+    is the code. multiply_add(number, row, sum) has no sum to begin with: None.
+    """
+
+    @intrinsic
+    def made(typing, points, block):
+        def run(rows, plus, minus, multiply_add):
+            return formula(points.count, rows, plus, minus, multiply_add)
+
+        vector, count = block.dtype, len(run([0] * block.count, *[lambda *rows: 0] * 3))
+        made = types.UniTuple(vector, count)
+
+        def codegen(context, builder, signature, args):
+            def multiply_add(number, row, total):
+                factor = ir.Constant(row.type, [number] * vector.lanes)
+                if total is None:
+                    return builder.fmul(factor, row)
+                return _fused(context, builder, vector, factor, row, total)
+
+            rows = [builder.extract_value(args[1], i) for i in range(block.count)]
+            rows = run(rows, builder.fadd, builder.fsub, multiply_add)
+            return _each(builder, context.get_value_type(made), lambda i: rows[i])
+
+        return made(points, block), codegen
+
+    return made
 
 
 if config.DISABLE_JIT:
@@ -636,6 +692,10 @@ if config.DISABLE_JIT:
     def load_rows(like, array, offsets, index):
         return tuple(load(like, array, offset + index) for offset in offsets)
 
+    def load_inside(like, array, at, step, first, count, rows):
+        inside = [0 <= first + i < count for i in range(len(rows))]
+        return tuple(load(like, array, at + i * step) if here else like * 0 for i, here in enumerate(inside))
+
     def store_rows(array, offsets, index, block):
         for offset, vector in zip(offsets, block, strict=True):
             store(array, offset + index, vector)
@@ -647,11 +707,17 @@ if config.DISABLE_JIT:
 
     def fma_rows(block, vector, sums):
         return tuple(a * vector + row for a, row in zip(block, sums, strict=True))
+
+    def compiled(formula):
+        def multiply_add(number, row, total):
+            return number * row if total is None else number * row + total
+
+        return lambda points, block: formula(len(points), block, operator.add, operator.sub, multiply_add)
 else:
     zeros, fill, load, store, fma, maximum0, gate = _zeros, _fill, _load_vector, _store_vector, _fma, _maximum0, _gate
     larger, only_where, prefetch, repeat, half, gather = _larger, _only_where, _prefetch, _repeat, _half, _gather
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add, fma_rows = _load_rows, _store_rows, _multiply_add, _fma_rows
-    maximum = _maximum
+    maximum, load_inside = _maximum, _load_inside
     clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series

@@ -159,7 +159,7 @@ class Program(Layer):
             last = self.operations[-1]
             if isinstance(layer, (*CONVOLUTIONS, layers.Residual)) and parts and type(parts[0]) is ReLU:
                 last.relu = bool(parts.pop(0))
-            if last.kind in (does.rows, does.tiles) and parts and self._takes_pool(last, parts[0]):
+            if last.kind in (does.rows, *does.TILES.values()) and parts and self._takes_pool(last, parts[0]):
                 last.pool, last.y = True, _Value(parts.pop(0).output_shape)
                 x = last.y
         return x
@@ -174,10 +174,10 @@ class Program(Layer):
             (above, below), (before, behind) = layer.window.padding
             if tiles:
                 cut = winograd._tiles(shape, layer.kernel_size[0], layer.window.padding)
-                below = cut.rows * cut.size + layer.kernel_size[0] - 1 - above - x.shape[0]
-                behind = cut.columns * cut.size + layer.kernel_size[0] - 1 - before - x.shape[1]
+                below = cut.rows * winograd.SIZE + layer.kernel_size[0] - 1 - above - x.shape[0]
+                behind = cut.columns * winograd.SIZE + layer.kernel_size[0] - 1 - before - x.shape[1]
             x.needs(above, below, before, behind)
-            return self._add(does.tiles if tiles else does.rows, layer, x, shape)
+            return self._add(does.TILES[layer.kernel_size[0]] if tiles else does.rows, layer, x, shape)
         if kind is layers.Dense:
             return self._add(does.rows, layer, x, shape)
         if kind is layers.Softmax:
@@ -188,7 +188,7 @@ class Program(Layer):
 
     def _takes_pool(self, operation: _Operation, layer: Layer) -> bool:
         plain = Window((2, 2), (2, 2))
-        fits = operation.kind is does.tiles or self.blocks[0].shape[0] % 4 == 0
+        fits = operation.kind in does.TILES.values() or self.blocks[0].shape[0] % 4 == 0
         return fits and type(layer) is layers.MaxPool2D and layer.window == plain
 
     # -- order and memory ----------------------------------------------------------------------------------------
@@ -215,9 +215,10 @@ class Program(Layer):
         placed: list[
             tuple[int, int, int, int]
         ] = []  # first and last operation, first number and the one behind the last
-        tiled = [operation.x.shape[2] for operation in self.operations if operation.kind is does.tiles]
-        at_points = [does.POINTS * (does.TILE_GROUP * c + 16) for c in (self.blocks[0].shape[1], *tiled)]
-        self.memory = free = does.SCRATCH + at_points[0] + max(at_points[1:], default=0)
+        tiled = [operation.layer.w.shape for operation in self.operations if operation.kind in does.TILES.values()]
+        lanes = self.blocks[0].shape[1]
+        at_points = [(r + winograd.SIZE - 1) ** 2 * (does.TILE_GROUP * (c + lanes) + 32) for r, _, c, _ in tiled]
+        self.memory = free = does.SCRATCH + max(at_points, default=0)
         for i, operation in enumerate(self.operations[:-1]):
             value, first, last = operation.y, i, i
             value.room = max((reader.group for reader in value.readers), default=operation.group)
@@ -275,7 +276,7 @@ class Program(Layer):
             return list(self.scale.factors(np.dtype(np.uint8), y.shape[2]))
         if kind is does.rows:
             return self._rows(row, operation, layer)
-        if kind is does.tiles:
+        if kind in does.TILES.values():
             return self._tiles(row, operation, layer)
         if kind is does.numbers:
             if operation.how == does.COPY:
@@ -321,16 +322,16 @@ class Program(Layer):
         (r, _, c, f), (above, before), of = w.shape, (p[0] for p in layer.window.padding), 2 if operation.pool else 1
         cut = winograd._tiles(layer.output_shape, r, layer.window.padding)
         lanes = winograd._block(c, f, self.dtype).shape[1]
-        i, j = np.indices((cut.rows, cut.columns)).reshape(2, -1) * cut.size
+        i, j = np.indices((cut.rows, cut.columns)).reshape(2, -1) * winograd.SIZE
         window = (i - above) * x.row + (j - before) * c
         target = i // of * y.row + j // of * f
-        rows, columns = (np.clip(n - k // of, 0, cut.size // of) for n, k in zip(y.shape[:2], (i, j), strict=True))
+        rows, columns = (np.clip(n - k // of, 0, winograd.SIZE // of) for n, k in zip(y.shape[:2], (i, j), strict=True))
         images = np.arange(operation.group)[:, None]
         tiles = window + images * x.size, target + images * y.size, rows + 0 * images, columns + 0 * images
         row[does.TABLE], row[does.COUNT] = self._write(np.stack(tiles, axis=-1)), len(window)
-        operation.block, row[does.SIZE] = self._block(lanes), cut.size
+        operation.block = self._block(lanes)
         g = winograd.weight_transform(r, np.dtype(np.float64))
-        u = np.einsum("jq,iqcf->ijcf", g, np.einsum("ip,pqcf->iqcf", g, w)).reshape(36 * c, f)
+        u = np.einsum("jq,iqcf->ijcf", g, np.einsum("ip,pqcf->iqcf", g, w)).reshape(-1, f)
         return [np.concatenate([_bias(layer)[None], u]).reshape(-1, f // lanes, lanes).transpose(1, 0, 2)]
 
     # -- running it ----------------------------------------------------------------------------------------------

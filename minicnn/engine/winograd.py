@@ -1,22 +1,23 @@
 """Convolution with a quarter of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see layers/convolution.py.
 
 Faster because m outputs of a window of r weights are a product of two polynomials, of degrees m - 1 and r - 1, and a
-polynomial of degree n = m + r - 2 is as well known by its values at n + 1 points. At points, a product is a product of
-numbers: n + 1 multiplications where the sum over the window takes m * r. In two dimensions, with 6 points, a tile of
-4 x 4 outputs of a 3 x 3 window takes 36 multiplications and not 144, and one of 2 x 2 outputs of 5 x 5 takes 36, not 100.
+polynomial of degree m + r - 2 is as well known by its values at n = m + r - 1 points. At points, a product is a product of
+numbers: n multiplications where the sum over the window takes m * r. In two dimensions, a tile of 4 x 4 outputs of a 3 x 3
+window takes 6 x 6 = 36 multiplications and not 144, and one of a 5 x 5 window 8 x 8 = 64, not 400.
 
-    v = B^T d B              a window of 6 x 6 pixels d, at the points        (transform_pixels)
+    v = B^T d B              a window of n x n pixels d, at the points        (gather_pixels)
     u = G g G^T              the weights g, at the points                     (transform_weights)
-    m = sum over channels of u * v, number by number: 36 matrix products      (products.py)
-    y = A^T m A              from the points to a tile of outputs             (transform_outputs)
+    m = sum over channels of u * v, number by number: n * n matrix products   (products.py)
+    y = A^T m A              from the points to a tile of outputs             (scatter_outputs)
 
 All three transforms are linear, so the chain rule runs through them by their transposes:
 
     dm = A dy A^T,    du = sum over tiles of v * dm,    dg = G^T du G,    dv = dm * u,    dd = B dv B^T, added where
     windows overlap.
 
-The points are 0, +-5/8, +-3/2 and infinity (as in oneDNN, 2018): all numbers below are exact in binary, and the error
-in float32 is about five times that of the plain sum, a quarter of that of the textbook's 0, +-1, +-2.
+The points are 0, infinity and pairs p, -p (as in oneDNN, 2018): +-5/8 and +-3/2 for 3 x 3, +-1/2, +-1 and +-2 for 5 x 5. All
+numbers in A and B are then exact in binary. The error in float32 is about twice that of the plain sum for 3 x 3, a
+quarter of that with the textbook's 0, +-1, +-2, and five times that of the plain sum for 5 x 5 (see benchmarks/engine.md).
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import get_thread_id
+from numpy.polynomial.polynomial import polyfromroots
 
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     Block,
     best_block,
+    compiled,
     fma,
     gate,
     half,
     load,
+    load_inside,
     load_rows,
     maximum0,
     prefetch,
@@ -47,20 +51,23 @@ from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, rows_by_panel
 from minicnn.engine.threads import MAX_THREADS, MOVED, chunk, parallel
 
-P, Q = 5 / 8, 3 / 2  # the points are 0, P, -P, Q, -Q and infinity
-P2, Q2, PQ = P * P, Q * Q, P * P * Q * Q
-POINTS = 6
+SIZE = 4  # of a tile: rows and columns of outputs
+PAIRS = {
+    6: (5 / 8, 3 / 2),
+    8: (1 / 2, 1.0, 2.0),
+}  # the points p and -p, beside 0 and infinity, where there are n of all
+SIX, EIGHT = tuple(range(6)), tuple(range(8))  # how many points a kernel is compiled for: as long as such a tuple
 
 
 class Tiles(NamedTuple):
-    """How an image is cut into tiles of outputs; each reads a window of 6 x 6 pixels."""
+    """How an image is cut into tiles of outputs; each reads a window of n x n pixels."""
 
-    size: int  # of a tile: 4 or 2 outputs
+    points: tuple[int, ...]  # SIX or EIGHT
     rows: int
     columns: int
     top: int  # how far the first window reaches over the image's edge
     left: int
-    group: int  # how many go through the 36 products together, and stay in the cache meanwhile
+    group: int  # how many go through the n * n products together, and stay in the cache meanwhile
 
 
 def fits(w_shape, window, groups, dtype) -> bool:
@@ -72,68 +79,84 @@ def fits(w_shape, window, groups, dtype) -> bool:
 
 
 @lru_cache
+def matrices(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T, A and G for n points, a row for each: 0, each p and -p, infinity.
+
+    A and G have the powers of p, G each divided by the Lagrange denominator, the product of p - q over the other points q;
+    B^T has the product of x - q, in powers of x. At infinity only the highest power counts.
+    """
+    points = [0.0, *(sign * p for p in PAIRS[n] for sign in (1, -1))]
+    others = [[q for q in points if q != p] for p in points]
+    b = [[*polyfromroots(rest), 0.0] for rest in others] + [polyfromroots(points)]
+    highest = [np.eye(1, columns, columns - 1) for columns in (SIZE, n + 1 - SIZE)]
+    a, g = (np.concatenate([np.vander(points, last.size, increasing=True), last]) for last in highest)
+    g[:-1] /= [[np.prod(np.subtract(p, rest))] for p, rest in zip(points, others, strict=True)]
+    return np.array(b), a, g
+
+
 def weight_transform(r: int, dtype) -> np.ndarray:
-    """G, 6 x r: the values of a polynomial of r weights at the points, each divided by its Lagrange denominator."""
-    points = [0, P, -P, Q, -Q]
-    rows = [[p**k / np.prod([p - q for q in points if q != p]) for k in range(r)] for p in points]
-    return np.array([*rows, [0] * (r - 1) + [1]], dtype)
+    """G, (r + 3) x r."""
+    return matrices(r + SIZE - 1)[2].astype(dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# One-dimensional transforms, of six vectors or four
+# One-dimensional transforms. p and -p have the same even powers, and odd ones that differ only in their sign: so one sum
+# over even powers, and one over odd ones, serve both
 
 
-@helper
-def pixels_to_points(d):
-    """B^T d: row i is the product of (x - p) over the other points p, in powers of x."""
-    d0, d1, d2, d3, d4, d5 = d
-    even_p, odd_p = fma(-Q2, d2, d4), P * fma(-Q2, d1, d3)
-    even_q, odd_q = fma(-P2, d2, d4), Q * fma(-P2, d1, d3)
-    first, last = fma(PQ, d0, fma(-P2 - Q2, d2, d4)), fma(PQ, d1, fma(-P2 - Q2, d3, d5))
-    return first, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, last
+def _even_and_odd(matrix):
+    """Of 0 and each p the even columns, of each p and infinity the odd ones: the others are 0, or those of -p."""
+    return matrix[[0, *range(1, len(matrix) - 1, 2)], ::2], matrix[1::2, 1::2]
 
 
-@helper
-def points_to_pixels(v):
-    """B v, the transpose of pixels_to_points."""
-    v0, v1, v2, v3, v4, v5 = v
-    even_p, odd_p, even_q, odd_q = v1 + v2, P * (v1 - v2), v3 + v4, Q * (v3 - v4)
-    d1 = fma(PQ, v5, fma(-Q2, odd_p, -P2 * odd_q))
-    d2 = fma(-P2 - Q2, v0, fma(-Q2, even_p, -P2 * even_q))
-    return PQ * v0, d1, d2, fma(-P2 - Q2, v5, odd_p + odd_q), v0 + even_p + even_q, v5
+def _sums(matrix, rows, multiply_add):
+    """matrix @ rows, without what is multiplied by 0; what is multiplied by 1 comes first, and costs nothing."""
+    sums = []
+    for factors in matrix.tolist():
+        total = None
+        for factor, row in sorted(zip(factors, rows, strict=True), key=lambda term: term[0] != 1):
+            if factor:
+                total = multiply_add(factor, row, total)
+        sums.append(total)
+    return sums
 
 
-@helper
-def points_to_outputs(m, size):
-    """A^T m: a sum of the points' powers. For tiles of two the last two of the four mean nothing."""
-    m0, m1, m2, m3, m4, m5 = m
-    even_p, odd_p, even_q, odd_q = m1 + m2, P * (m1 - m2), m3 + m4, Q * (m3 - m4)
-    y1 = odd_p + odd_q
-    if size == 2:
-        y1 = y1 + m5
-    return m0 + even_p + even_q, y1, fma(P2, even_p, Q2 * even_q), fma(P2, odd_p, fma(Q2, odd_q, m5))
+def _to_points(which):
+    """matrix @ rows."""
+
+    def formula(points, rows, plus, minus, multiply_add):
+        parts = zip(_even_and_odd(matrices(points)[which]), (rows[::2], rows[1::2]), strict=True)
+        (first, *even), (*odd, last) = (_sums(matrix, part, multiply_add) for matrix, part in parts)
+        return first, *(v for e, o in zip(even, odd, strict=True) for v in (plus(e, o), minus(e, o))), last
+
+    return formula
 
 
-@helper
-def outputs_to_points(y, size):
-    """A y, the transpose of points_to_outputs."""
-    y0, y1, y2, y3 = y
-    last = y3
-    if size == 2:
-        last, y2, y3 = y1, y0 - y0, y0 - y0
-    even_p, odd_p = fma(P2, y2, y0), P * fma(P2, y3, y1)
-    even_q, odd_q = fma(Q2, y2, y0), Q * fma(Q2, y3, y1)
-    return y0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, last
+def _from_points(which):
+    """matrix.T @ rows."""
+
+    def formula(points, rows, plus, minus, multiply_add):
+        even, odd = _even_and_odd(matrices(points)[which])
+        pairs = list(zip(rows[1:-1:2], rows[2:-1:2], strict=True))
+        even = _sums(even.T, [rows[0], *(plus(*pair) for pair in pairs)], multiply_add)
+        odd = _sums(odd.T, [*(minus(*pair) for pair in pairs), rows[-1]], multiply_add)
+        return tuple(v for both in zip(even, odd, strict=True) for v in both)
+
+    return formula
+
+
+pixels_to_points, points_to_pixels = compiled(_to_points(0)), compiled(_from_points(0))  # B^T d; B v
+outputs_to_points, points_to_outputs = compiled(_to_points(1)), compiled(_from_points(1))  # A y; A^T m
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Two-dimensional transforms of one tile, a vector of channels at a time. `window` is scratch of 6 x 6 vectors
+# Two-dimensional transforms of one tile, a vector of channels at a time. `window` is scratch of n x n vectors
 
 
 @helper
-def six(step):
-    """Six offsets a step apart."""
-    return 0, step, 2 * step, 3 * step, 4 * step, 5 * step
+def apart(step, rows):
+    """Offsets a step apart, one for each of the rows."""
+    return strided(step, 0, len(rows), rows)
 
 
 @helper
@@ -143,110 +166,97 @@ def four(step):
 
 
 @helper
-def read(like, image, start, shape, row, column, size, window):
-    """The size x size pixels from (row, column) on, 0 where they are not in the image."""
-    h, w, c = shape
-    n = len(like)
-    nothing = like - like
-    for i in range(size):
-        for j in range(size):
-            v = nothing
-            if 0 <= row + i < h and 0 <= column + j < w:
-                v = load(like, image, start + ((row + i) * w + column + j) * c)
-            store(window, (i * POINTS + j) * n, v)
+def columns_to_points(like, points, window, v, v0, step):
+    """v = B^T of the window's columns, written a step apart for each of the n * n."""
+    row = len(points) * len(like)
+    for j in range(len(points)):
+        column = pixels_to_points(points, load_rows(like, window, apart(row, points), j * len(like)))
+        store_rows(v, apart(len(points) * step, points), v0 + j * step, column)
 
 
 @helper
-def transform_pixels(like, window, v, v0, step):
-    """v = B^T d B, written a step apart for each of the 36."""
-    n = len(like)
-    for i in range(POINTS):
-        store_rows(window, six(n), i * 6 * n, pixels_to_points(load_rows(like, window, six(n), i * 6 * n)))
-    for j in range(POINTS):
-        store_rows(v, six(6 * step), v0 + j * step, pixels_to_points(load_rows(like, window, six(6 * n), j * n)))
+def rows_to_outputs(like, points, m, m0, step, window):
+    """m A, into the window's first four columns."""
+    for i in range(len(points)):
+        row = points_to_outputs(points, load_rows(like, m, apart(step, points), m0 + i * len(points) * step))
+        store_rows(window, four(len(like)), i * len(points) * len(like), row)
 
 
 @helper
-def transform_outputs(like, m, m0, step, size, window):
-    """y = A^T m A, into the corner of the window."""
-    n = len(like)
-    for i in range(POINTS):
-        rows = load_rows(like, m, six(step), m0 + i * 6 * step)
-        store_rows(window, four(n), i * 6 * n, points_to_outputs(rows, size))
-    for j in range(size):
-        columns = load_rows(like, window, six(6 * n), j * n)
-        store_rows(window, four(6 * n), j * n, points_to_outputs(columns, size))
+def column_of_outputs(like, points, window, j):
+    """A^T times a column of the window."""
+    return points_to_outputs(points, load_rows(like, window, apart(len(points) * len(like), points), j * len(like)))
 
 
 @helper
-def transform_dy(like, window, size, dm, dm0, step):
-    """dm = A dy A^T, of the corner of the window; its other pixels are 0 or anything where size is 2."""
-    n = len(like)
-    for i in range(size):
-        rows = load_rows(like, window, four(n), i * 6 * n)
-        store_rows(window, six(n), i * 6 * n, outputs_to_points(rows, size))
-    for j in range(POINTS):
-        columns = load_rows(like, window, four(6 * n), j * n)
-        store_rows(dm, six(6 * step), dm0 + j * step, outputs_to_points(columns, size))
+def store_column(array, at, step, count, column):
+    """The first `count` of a column's four vectors, a step apart."""
+    store(array, at, column[0])
+    if count > 1:
+        store(array, at + step, column[1])
+    if count > 2:
+        store(array, at + 2 * step, column[2])
+    if count > 3:
+        store(array, at + 3 * step, column[3])
 
 
 @helper
-def transform_dv(like, dv, dv0, step, window):
+def transform_dv(like, points, dv, dv0, step, window):
     """dd = B dv B^T, into the window."""
-    n = len(like)
-    for i in range(POINTS):
-        rows = load_rows(like, dv, six(step), dv0 + i * 6 * step)
-        store_rows(window, six(n), i * 6 * n, points_to_pixels(rows))
-    for j in range(POINTS):
-        columns = load_rows(like, window, six(6 * n), j * n)
-        store_rows(window, six(6 * n), j * n, points_to_pixels(columns))
+    vector, row = len(like), len(points) * len(like)
+    for i in range(len(points)):
+        v = load_rows(like, dv, apart(step, points), dv0 + i * len(points) * step)
+        store_rows(window, apart(vector, points), i * row, points_to_pixels(points, v))
+    for j in range(len(points)):
+        v = load_rows(like, window, apart(row, points), j * vector)
+        store_rows(window, apart(row, points), j * vector, points_to_pixels(points, v))
 
 
 @parallel
 def _transform_weights(part, block, g, w, u):
-    """u = G g G^T: weights (r, r, c, f) to panels (panels, 36, c, lanes)."""
-    r, _, c, f = w.shape
+    """u = G g G^T: weights (r, r, c, f) to panels (panels, n * n, c, lanes)."""
+    (r, _, c, f), points = w.shape, g.shape[0]
     nothing, flat_w, flat_u = zeros(w, block)[0], w.reshape(-1), u.reshape(-1)
     n, half = len(nothing), np.empty(r * len(nothing), w.dtype)
     for k in chunk(part, c):
         for panel in range(u.shape[0]):
-            for i in range(POINTS):
+            for i in range(points):
                 for q in range(r):
                     total = nothing
                     for p in range(r):
                         total = fma(g[i, p], load(total, flat_w, ((p * r + q) * c + k) * f + panel * n), total)
                     store(half, q * n, total)
-                for j in range(POINTS):
+                for j in range(points):
                     total = nothing
                     for q in range(r):
                         total = fma(g[j, q], load(total, half, q * n), total)
-                    store(flat_u, ((panel * 36 + i * POINTS + j) * c + k) * n, total)
+                    store(flat_u, (((panel * points + i) * points + j) * c + k) * n, total)
 
 
 @parallel
 def _transform_du(part, block, g, partial, dw):
     """dw = G^T du G, du being the sum of the tasks' parts, added in their order."""
-    r, _, c, f = dw.shape
+    (r, _, c, f), points = dw.shape, g.shape[0]
     nothing, flat = zeros(dw, block)[0], dw.reshape(-1)
     n = len(nothing)
-    sums, half = np.empty(POINTS * n, dw.dtype), np.empty(POINTS * r * n, dw.dtype)  # a row of du; du G
+    sums, half = np.empty(points * n, dw.dtype), np.empty(points * r * n, dw.dtype)  # a row of du; du G
     for k in chunk(part, c):
         for l in range(0, f, n):
-            for i in range(POINTS):
-                for j in range(POINTS):
+            for i in range(points):
+                for j in range(points):
                     total = nothing
                     for task in range(partial.shape[0]):
-                        total = total + load(total, partial[task], ((i * POINTS + j) * c + k) * f + l)
+                        total = total + load(total, partial[task], ((i * points + j) * c + k) * f + l)
                     store(sums, j * n, total)
                 for q in range(r):
                     total = nothing
-                    for j in range(POINTS):
+                    for j in range(points):
                         total = fma(g[j, q], load(total, sums, j * n), total)
                     store(half, (i * r + q) * n, total)
             for p in range(r):
                 for q in range(r):
                     total = nothing
-                    for i in range(POINTS):
+                    for i in range(points):
                         total = fma(g[i, p], load(total, half, (i * r + q) * n), total)
                     store(flat, ((p * r + q) * c + k) * f + l, total)
 
@@ -259,24 +269,28 @@ def _transform_du(part, block, g, partial, dw):
 def locate(tile, tiles):
     """The image a tile belongs to, and its first output's row and column."""
     image, rest = tile // (tiles.rows * tiles.columns), tile % (tiles.rows * tiles.columns)
-    return image, rest // tiles.columns * tiles.size, rest % tiles.columns * tiles.size
+    return image, rest // tiles.columns * SIZE, rest % tiles.columns * SIZE
 
 
 @kernel
 def span(tiles, depth):
-    """How far the 36 matrices (group, depth) lie apart: not a power of two, which would put all 36 in one cache set."""
+    """How far the n * n matrices (group, depth) lie apart: not a power of two, which would put all in one cache set."""
     return tiles.group * depth + 16
 
 
 @helper
 def gather_pixels(like, x, shape, tiles, first, count, v, window):
-    """v (36, group, c) of the tiles from `first` on."""
-    h, w, c = shape
+    """v = B^T d B (n * n, group, c) of the tiles from `first` on; pixels outside the image are 0."""
+    (h, w, c), points, n = shape, tiles.points, len(like)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
-        for k in range(0, c, len(like)):
-            read(like, x, image * h * w * c + k, shape, row - tiles.top, column - tiles.left, POINTS, window)
-            transform_pixels(like, window, v, t * c + k, span(tiles, c))
+        row, column = row - tiles.top, column - tiles.left
+        for k in range(0, c, n):
+            for i in range(len(points)):
+                start, width = ((image * h + row + i) * w + column) * c + k, w if 0 <= row + i < h else 0
+                d = pixels_to_points(points, load_inside(like, x, start, c, column, width, points))
+                store_rows(window, apart(n, points), i * len(points) * n, d)
+            columns_to_points(like, points, window, v, t * c + k, span(tiles, c))
 
 
 @helper
@@ -292,17 +306,17 @@ def region(array, shape, tiles, first, count, channel, width):
 
 
 @helper
-def fetch(region, part):
-    """Ask for a 36th of a region's cache lines, so that they arrive while the processor multiplies."""
+def fetch(region, part, parts):
+    """Ask for a part of a region's cache lines, so that they arrive while the processor multiplies."""
     array, start, pixels, step, width = region
-    for i in range(part * pixels // 36, (part + 1) * pixels // 36):
+    for i in range(part * pixels // parts, (part + 1) * pixels // parts):
         for k in range(0, width, 64 // array.itemsize):
             prefetch(array, start + i * step + k)
 
 
 @helper
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
-    """m (36, group, lanes) = a (36, group, depth) times the panel of u at u0, for each of the 36."""
+    """m (n * n, group, lanes) = a (n * n, group, depth) times the panel of u at u0, for each of the n * n."""
     start = zeros(a, block)
     few = half(start)
     if count > len(few):
@@ -313,11 +327,11 @@ def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
 
 @helper
 def products(start, tiles, a, depth, u, u0, count, m, soon, later):
-    """The 36 products, as many rows at a time as `start`, a block of zeros, has."""
-    lanes = len(start[0])
-    for point in range(36):
-        fetch(soon, point)
-        fetch(later, point)
+    """The n * n products, as many rows at a time as `start`, a block of zeros, has."""
+    lanes, parts = len(start[0]), len(tiles.points) ** 2
+    for point in range(parts):
+        fetch(soon, point, parts)
+        fetch(later, point, parts)
         for t in range(0, count, len(start)):
             rows, at = strided(depth, t, count, start), u0 + point * depth * lanes
             sums = rows_by_panel(a, rows, point * span(tiles, depth), depth, u, at, start)
@@ -326,52 +340,52 @@ def products(start, tiles, a, depth, u, u0, count, m, soon, later):
 
 @helper
 def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count, window):
-    """A vector of channels of y from the tiles' m (36, group, lanes)."""
-    oh, ow, f = shape
-    n = len(like)
+    """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes)."""
+    (oh, ow, f), points, n = shape, tiles.points, len(like)
     add = load(like, bias, channel)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
-        transform_outputs(like, m, t * n, span(tiles, n), tiles.size, window)
-        for i in range(min(tiles.size, oh - row)):
-            for j in range(min(tiles.size, ow - column)):
-                v = load(like, window, (i * POINTS + j) * n) + add
-                if relu:
-                    v = maximum0(v)
-                store(y, ((image * oh + row + i) * ow + column + j) * f + channel, v)
+        rows_to_outputs(like, points, m, t * n, span(tiles, n), window)
+        at = ((image * oh + row) * ow + column) * f + channel
+        for j in range(min(SIZE, ow - column)):
+            y0, y1, y2, y3 = column_of_outputs(like, points, window, j)
+            outputs = y0 + add, y1 + add, y2 + add, y3 + add
+            if relu:
+                outputs = maximum0(outputs)
+            store_column(y, at + j * f, ow * f, oh - row, outputs)
 
 
 @helper
 def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
-    """dm (36, group, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
-    oh, ow, f = shape
-    n = len(like)
+    """dm = A dy A^T (n * n, group, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
+    (oh, ow, f), points, n = shape, tiles.points, len(like)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         for k in range(0, f, n):
-            start = image * oh * ow * f + k
-            read(like, dy, start, shape, row, column, tiles.size, window)
             total = load(like, db, k)
-            for i in range(min(tiles.size, oh - row)):
-                for j in range(min(tiles.size, ow - column)):
-                    here = (i * POINTS + j) * n
-                    v = load(like, window, here)
-                    if relu:
-                        v = gate(v, load(like, y, start + ((row + i) * ow + column + j) * f))
-                        store(window, here, v)
-                    total = total + v
+            for i in range(SIZE):
+                start, width = ((image * oh + row + i) * ow + column) * f + k, ow if row + i < oh else 0
+                d0, d1, d2, d3 = load_inside(like, dy, start, f, column, width, four(f))
+                if relu:
+                    y0, y1, y2, y3 = load_inside(like, y, start, f, column, width, four(f))
+                    d0, d1, d2, d3 = gate(d0, y0), gate(d1, y1), gate(d2, y2), gate(d3, y3)
+                total = total + d0 + d1 + d2 + d3
+                store_rows(window, apart(n, points), i * len(points) * n, outputs_to_points(points, (d0, d1, d2, d3)))
             store(db, k, total)
-            transform_dy(like, window, tiles.size, dm, t * f + k, span(tiles, f))
+            for j in range(len(points)):
+                column_of_dy = load_rows(like, window, four(len(points) * n), j * n)
+                at, step = t * f + k + j * span(tiles, f), len(points) * span(tiles, f)
+                store_rows(dm, apart(step, points), at, outputs_to_points(points, column_of_dy))
 
 
 @helper
 def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy_region, y_region):
-    """du (36, c, f) += v^T dm, for each of the 36; = where it is `fresh`."""
-    like = zeros(v, block)
-    for point in range(36):
-        fetch(x_region, point)
-        fetch(dy_region, point)
-        fetch(y_region, point)
+    """du (n * n, c, f) += v^T dm, for each of the n * n; = where it is `fresh`."""
+    like, parts = zeros(v, block), len(tiles.points) ** 2
+    for point in range(parts):
+        fetch(x_region, point, parts)
+        fetch(dy_region, point, parts)
+        fetch(y_region, point, parts)
         for p in range(0, f, len(like[0])):
             for k in range(0, c, len(like)):
                 targets, at = strided(f, k, c, like), point * c * f + p
@@ -387,25 +401,24 @@ def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy
 
 @helper
 def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
-    """Add the tiles' dv (36, group, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
-    h, w, c = shape
-    n = len(like)
+    """Add the tiles' dv (n * n, group, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
+    (h, w, c), n, points = shape, len(like), tiles.points
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         if row == column == 0:
             for pixel in range(image * h * w, (image + 1) * h * w):
                 store(dx, pixel * c + channel, like)
         row, column = row - tiles.top, column - tiles.left
-        transform_dv(like, dv, t * n, span(tiles, n), window)
-        for i in range(max(0, -row), min(POINTS, h - row)):
-            for j in range(max(0, -column), min(POINTS, w - column)):
+        transform_dv(like, points, dv, t * n, span(tiles, n), window)
+        for i in range(max(0, -row), min(len(points), h - row)):
+            for j in range(max(0, -column), min(len(points), w - column)):
                 at = ((image * h + row + i) * w + column + j) * c + channel
-                store(dx, at, load(like, dx, at) + load(like, window, (i * POINTS + j) * n))
+                store(dx, at, load(like, dx, at) + load(like, window, (i * len(points) + j) * n))
 
 
 @parallel
 def _forward(part, block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, windows):
-    c, f = shape[2], y_shape[2]
+    c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
     for task in chunk(part, tasks):
         thread = get_thread_id()
@@ -418,13 +431,13 @@ def _forward(part, block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs,
             for p in range(0, f, len(like)):
                 soon = region(y, y_shape, tiles, first, count, p, len(like))
                 later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
-                times_panel(block, tiles, v, c, u, p * 36 * c, count, m, soon, later)
+                times_panel(block, tiles, v, c, u, p * parts * c, count, m, soon, later)
                 scatter_outputs(like, m, bias, relu, y, y_shape, p, tiles, first, count, window)
 
 
 @parallel
 def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows):
-    c, f = shape[2], y_shape[2]
+    c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
     for task in chunk(part, tasks):
         thread = get_thread_id()
@@ -445,7 +458,7 @@ def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db
             if needs_dx:
                 for p in range(0, c, len(like)):
                     soon = region(dx, shape, tiles, first, count, p, len(like))
-                    times_panel(block, tiles, dm, f, u, p * 36 * f, count, dv, soon, soon)
+                    times_panel(block, tiles, dm, f, u, p * parts * f, count, dv, soon, soon)
                     scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
 
 
@@ -455,15 +468,15 @@ def _block(c: int, f: int, dtype) -> np.dtype:
 
 
 def _tiles(y_shape, r, padding, group=32) -> Tiles:
-    size = POINTS + 1 - r
-    return Tiles(size, -(-y_shape[0] // size), -(-y_shape[1] // size), padding[0][0], padding[1][0], group)
+    rows, columns = (-(-n // SIZE) for n in y_shape[:2])
+    return Tiles(SIX if r == 3 else EIGHT, rows, columns, padding[0][0], padding[1][0], group)
 
 
 def packed_shape(w_shape, dtype) -> tuple[int, ...]:
     """The shape of weights (r, r, c, f) at the points, in panels as wide as a vector."""
-    _, _, c, f = w_shape
+    r, _, c, f = w_shape
     lanes = _block(c, f, dtype).shape[1]
-    return f // lanes, 36, c, lanes
+    return f // lanes, (r + SIZE - 1) ** 2, c, lanes
 
 
 def pack(w, u) -> None:
@@ -473,10 +486,10 @@ def pack(w, u) -> None:
 
 
 def _scratch(tiles, c, f, lanes, dtype):
-    """For each thread: the tiles' pixels and outputs at the points, a vector of either, and a window of 6 x 6 vectors."""
-    depths = {"x": c, "dy": f, "y": lanes}
-    at_points = [scratch(slot, (MAX_THREADS, 36 * span(tiles, depth)), dtype) for slot, depth in depths.items()]
-    return *at_points, scratch("blocks", (MAX_THREADS, 36 * lanes), dtype)
+    """For each thread: the tiles' pixels and outputs at the points, a vector of either, and a window of n x n vectors."""
+    depths, n = {"x": c, "dy": f, "y": lanes}, len(tiles.points)
+    at_points = [scratch(slot, (MAX_THREADS, n * n * span(tiles, depth)), dtype) for slot, depth in depths.items()]
+    return *at_points, scratch("blocks", (MAX_THREADS, n * n * lanes), dtype)
 
 
 def convolve(x, u, b, r, padding, relu, y):
@@ -506,7 +519,7 @@ def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
         turned[...] = w.swapaxes(2, 3)
         u = scratch("panels", packed_shape(turned.shape, dtype), dtype)
         pack(turned, u)
-    partial, sums = scratch("partial", (tasks, 36 * c * f), dtype), scratch("db", (tasks, f), dtype)
+    partial, sums = scratch("partial", (tasks, len(tiles.points) ** 2 * c * f), dtype), scratch("db", (tasks, f), dtype)
     _backward(
         2 * dy.size * r * r * c,
         *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
