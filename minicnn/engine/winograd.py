@@ -1,4 +1,4 @@
-"""Convolution with a quarter of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see layers/convolution.py.
+"""Convolution with 25% or 16% of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see layers/convolution.py.
 
 Faster because m outputs of a window of r weights are a product of two polynomials, of degrees m - 1 and r - 1, and a
 polynomial of degree m + r - 2 is as well known by its values at n = m + r - 1 points. At points, a product is a product of
@@ -512,7 +512,8 @@ def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
-    tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, 128 if large else 32)
+    group = (128 if r == 3 else 64) if large else 32
+    tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, group)
     u = np.empty(0, dtype)
     if needs_dx:
         turned = scratch("turned", (r, r, f, c), dtype)
