@@ -25,13 +25,14 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from minicnn.say import warn
 
-# No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back.
-OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False)
+# No fastmath: NaN and infinity stay what they are, and no sum is reordered behind our back. No `nrt`, Numba's counting of
+# references to arrays: nothing is allocated in a kernel, and in an inner loop two threads would fight over a count.
+OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False, _nrt=False)
 
 
 def kernel(function, has_prange=False):
     """Compile a function and keep the result on disk; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
-    compiled = njit(parallel=has_prange, **OPTIONS)(function)
+    compiled = njit(parallel=has_prange, **OPTIONS | {"_nrt": has_prange})(function)
     folder = _cache_folder()
     if folder and not config.DISABLE_JIT:
         before, config.CACHE_DIR = config.CACHE_DIR, folder

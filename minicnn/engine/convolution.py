@@ -13,68 +13,46 @@ from collections.abc import Callable
 import numpy as np
 
 from minicnn.engine import direct, winograd
-from minicnn.engine.compiling import kernel
-from minicnn.engine.memory import contiguous, empty, scratch
+from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.step import Step
 
 
 class Convolution(Step):
-    """Conv2D, and the ReLU behind it."""
+    """Conv2D, and the ReLU and the pool behind it."""
 
-    fuses_relu = True
+    fuses_relu = fuses_pool = True
 
     def forward(self, x, training=False):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
-        b = layer.b.value if layer.use_bias else None
+        w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self._takes_winograd(x):
-            w = self._packed(winograd.packed_shape(layer.w.shape, x.dtype), winograd.pack, training)
-            winograd.convolve(x, w, b, layer.kernel_size[0], layer.window.padding, self.relu, y)
+            panels = self._packed(winograd.packed_shape(w.shape, x.dtype), winograd.pack)
+            winograd.convolve(x, panels, b, layer.kernel_size[0], layer.window.padding, layer.output_shape, behind)
         else:
-            w = self._packed(direct.packed_shape(layer.w.shape, layer.groups, x.dtype), direct.pack, training)
-            direct.convolve(x, w, b, layer.window, layer.groups, self.relu, y)
+            panels = self._packed(direct.packed_shape(w.shape, layer.groups, x.dtype), direct.pack)
+            direct.convolve(x, panels, b, layer.window, layer.groups, w.shape[-1], behind)
         if training:
-            self.save_for_backward(x, y)
+            self.save_for_backward(x, behind)
         return y
 
-    def _packed(self, shape: tuple[int, ...], pack: Callable, training: bool) -> np.ndarray:
-        """The weights as the kernels read them. In use they are packed again only when they have changed."""
-        w = self.layer.w.value
-        if training:
-            packed = scratch("panels", shape, w.dtype)
-            pack(w, packed)
-            return packed
-        packed, source = self.buffers.get("packed"), self.buffer("packed from", w.shape, w.dtype)
-        if packed is None or packed.shape != shape or not same_bits(source.reshape(-1), w.reshape(-1)):
-            packed, self.buffers["packed"] = empty(shape, w.dtype), None  # until all is packed there is nothing
-            pack(w, packed)
-            source[...] = w
-            self.buffers["packed"] = packed
+    def _packed(self, shape: tuple[int, ...], pack: Callable) -> np.ndarray:
+        """The weights as the kernels read them."""
+        packed = scratch("panels", shape, self.layer.w.value.dtype)
+        pack(self.layer.w.value, packed)
         return packed
 
     def backward(self, dy):
-        (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
+        (x, behind), layer = self.saved, self.layer
+        behind = behind._replace(dy=contiguous(dy).reshape(-1))
         w, dw = layer.w.value, layer.w.grad
         db = layer.b.grad if layer.use_bias else None
         dx = self.dx(x.shape, x.dtype)
         if self._takes_winograd(x):
-            winograd.convolve_backward(dy, x, w, y, dw, db, layer.window.padding, self.relu, self.needs_dx, dx)
+            padding = layer.window.padding
+            winograd.convolve_backward(behind, layer.output_shape, x, w, dw, db, padding, self.needs_dx, dx)
         else:
-            direct.convolve_backward(dy, x, w, y, dw, db, layer.window, layer.groups, self.relu, self.needs_dx, dx)
+            direct.convolve_backward(behind, x, w, dw, db, layer.window, layer.groups, self.needs_dx, dx)
         return dx
 
     def _takes_winograd(self, x: np.ndarray) -> bool:
         return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, x.dtype) and len(x) > 0
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two flat arrays of numbers of the same type are the same to the bit."""
-    bits = f"i{a.itemsize}"
-    return no_difference(a.view(bits), b.view(bits))
-
-
-@kernel
-def no_difference(a, b):
-    different = a[0] ^ b[0]
-    for i in range(a.size):  # to the end: without a way out, the loop runs on vectors
-        different |= a[i] ^ b[i]
-    return different == 0

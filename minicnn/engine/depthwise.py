@@ -92,24 +92,22 @@ def _backward_pixels(block, dy, back, w, dx, dx0):
 
 
 @parallel
-def _backward(part, block, dx_block, dy, x, w, y, relu, windows, back, frames, gateds, needs_dx, dx, dws, dbs):
+def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, needs_dx, dx, dws, dbs):
     n, h, width, c = x.shape
-    _, oh, ow, _ = dy.shape
-    tasks, like = dws.shape[0], zeros(dy, block)[0]
-    flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
+    tasks, like, number, flat_dx = dws.shape[0], zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
     for task in chunk(part, tasks):
-        frame, gated, dw, db = frames[task], gateds[task], dws[task], dbs[task]
+        frame, dy, dw, db = frames[task], dys[task], dws[task], dbs[task]
         frame[:] = 0
-        gated[:] = 0
+        dy[:] = 0
         dw[:] = 0
         db[:] = 0
         for image in range(task * n // tasks, (task + 1) * n // tasks):
             pad_image(x[image], frame, windows.columns, windows.top, windows.left)
-            start = image * oh * ow * c
-            pad_gated(like, flat_dy, flat_y, relu, start, (oh, ow, c), gated, back.columns, back.top, back.left, db)
-            _backward_weights(block, frame, windows, gated, back, dw)
+            shape = windows.oh, windows.ow, c
+            pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db)
+            _backward_weights(block, frame, windows, dy, back, dw)
             if needs_dx:
-                _backward_pixels(dx_block, gated, back, w, flat_dx, image * h * width * c)
+                _backward_pixels(dx_block, dy, back, w, flat_dx, image * h * width * c)
 
 
 class Depthwise(Step):
@@ -128,20 +126,21 @@ class Depthwise(Step):
         return y
 
     def backward(self, dy):
-        (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
+        (x, y), layer = self.saved, self.layer
         w, dtype, c = layer.w.value[..., 0].reshape(-1, x.shape[3]), x.dtype, x.shape[3]
         windows = forward_windows(x.shape[1:], layer.window, c)
         back = backward_windows(x.shape[1:], dy.shape[1:], layer.window)
         tasks, dx = min(len(x), 16), self.dx(x.shape, dtype)
         frames = scratch("x", (tasks, windows.rows * windows.columns * c), dtype)
-        gated = scratch("dy", (tasks, back.rows * back.columns * c), dtype)
+        dys = scratch("dy", (tasks, back.rows * back.columns * c), dtype)
         dws, dbs = scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks, c), dtype)
         lanes = one_row(c, dtype).shape[1]
         block = Block(weights_block(len(w), c, dtype).shape[0], lanes)
         dx_block = Block(panel_block(c, dtype, ROWS).shape[0], lanes)
         _backward(
             2 * y.size * len(w),
-            *(block, dx_block, dy, x, w, y, self.relu, windows, back, frames, gated, self.needs_dx, dx, dws, dbs),
+            *(block, dx_block, self.behind(dy, y, self.winner(y)), x, w, windows, back, frames, dys),
+            *(self.needs_dx, dx, dws, dbs),
         )
         layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])
         if layer.use_bias:

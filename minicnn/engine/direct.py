@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minicnn.engine.behind import dy_at, pool_image
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
-    gate,
     gather,
     load,
-    load_prefetching,
     load_rows,
     maximum0,
     multiply_add,
@@ -141,17 +140,14 @@ def pad_image(image, padded, padded_width, top, left):
 
 
 @helper
-def pad_gated(like, dy, y, relu, start, shape, padded, padded_width, top, left, db):
-    """Copy an image's dy into the middle of a padded one, shut where relu gave 0; add its pixels to db."""
-    h, w, c = shape
+def pad_gated(like, number, behind, image, shape, padded, padded_width, top, left, db):
+    """Copy an image's dy, come back through pool and ReLU, into the middle of a padded one; add its pixels to db."""
+    (h, w, c), (dy, y, winner, relu, pool) = shape, behind
     for k in range(0, c, len(like)):
         total = load(like, db, k)
         for i in range(h):
             for j in range(w):
-                at = start + (i * w + j) * c + k
-                v = load_prefetching(like, dy, at)
-                if relu:
-                    v = gate(v, load_prefetching(like, y, at))
+                v = dy_at(like, number, dy, y, winner, relu, pool, image * h + i, j, w, c, k)
                 total = total + v
                 store(padded, ((top + i) * padded_width + left + j) * c + k, v)
         store(db, k, total)
@@ -234,21 +230,25 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(part, block, x, windows, panels, bias, relu, y, targets, frames, spills):
+def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, frames, spills, owns):
+    """Where a pool follows, an image's own result goes to `owns` and only its pooled one to y."""
     n, h, w, c = x.shape
-    tasks = frames.shape[0]
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    tasks, flat_x, pixels = frames.shape[0], x.reshape(-1), windows.oh * windows.ow
     for task in chunk(part, tasks):
         frame = frames[task]
         frame[:] = 0
         for image in range(task * n // tasks, (task + 1) * n // tasks):
-            source, x0 = flat_x, image * h * w * c
+            source, x0, y, y0 = flat_x, image * h * w * c, behind.y, image * pixels * f
             if windows.rows != h or windows.columns != w:
                 pad_image(x[image], frame, windows.columns, windows.top, windows.left)
                 source, x0 = frame, 0
-            y0 = image * y.shape[1] * y.shape[2] * y.shape[3]
-            f = y.shape[3] // panels.shape[0]
-            _forward_image(block, source, x0, windows, panels, bias, relu, flat_y, y0, f, targets, spills[task])
+            if behind.pool:
+                y, y0 = owns[task], 0
+            share = f // panels.shape[0]
+            _forward_image(block, source, x0, windows, panels, bias, behind.relu, y, y0, share, targets, spills[task])
+            if behind.pool:
+                shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
+                pool_image(row, y, shape, behind.y, behind.winner, y0)
 
 
 def packed_shape(w_shape, groups, dtype) -> tuple[int, ...]:
@@ -263,22 +263,23 @@ def pack(w, panels) -> None:
     _pack(w.reshape(-1, w.shape[-1]), panels)
 
 
-def convolve(x, panels, b, window, groups, relu, y):
-    """y, for any convolution, with the packed weights."""
-    (_, oh, ow, f), dtype = y.shape, x.dtype
-    if y.size == 0:
+def convolve(x, panels, b, window, groups, f, behind):
+    """y, for any convolution to f channels, with the packed weights."""
+    dtype = x.dtype
+    if behind.y.size == 0:
         return
-    windows, pixels = forward_windows(x.shape[1:], window, groups), _pixels(oh * ow, f)
-    block = panel_block(f // groups, dtype, ROWS)
+    windows = forward_windows(x.shape[1:], window, groups)
+    size, block = windows.oh * windows.ow * f, panel_block(f // groups, dtype, ROWS)
     bias = scratch("bias", (*panels.shape[:2], 1, block.shape[1]), dtype)
     _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
     tasks = min(len(x), 16)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
-    spills, work = (
-        scratch("blocks", (tasks, ROWS * block.shape[1]), dtype),
-        y.size * panels.shape[2] if tasks > 1 else 0,
+    spills, owns = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), (tasks, size if behind.pool else 0)
+    _forward(
+        len(x) * size * panels.shape[2] if tasks > 1 else 0,
+        *(block, one_row(f, dtype), x, windows, panels, bias.reshape(-1), behind, f),
+        *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype)),
     )
-    _forward(work, block, x, windows, panels, bias.reshape(-1), relu, y, pixels, frames, spills)
 
 
 @lru_cache(maxsize=256)
@@ -324,56 +325,35 @@ def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
 
 @parallel
 def _backward(
-    part,
-    block,
-    row,
-    dy,
-    x,
-    y,
-    relu,
-    windows,
-    partial,
-    db,
-    frames,
-    needs_dx,
-    dx_block,
-    back,
-    transposed,
-    dx,
-    dys,
-    spills,
+    part, block, row, behind, x, windows, partial, db, frames, needs_dx, dx_block, back, transposed, dx, dys, spills
 ):
     n, h, w, c = x.shape
     tasks, groups = partial.shape[:2]
-    flat_dy, flat_y, flat_dx = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
+    flat_dx, f, like, number = dx.reshape(-1), back.channels, zeros(x, row)[0], zeros(behind.winner, row)[0]
     for task in chunk(part, tasks):
-        frame, gated, dw, like = frames[task], dys[task], partial[task], zeros(dy, row)[0]
+        frame, dy, dw = frames[task], dys[task], partial[task]
         frame[:] = 0
-        gated[:] = 0
+        dy[:] = 0
         dw[:] = 0
         db[task, :] = 0
         for image in range(task * n // tasks, (task + 1) * n // tasks):
             pad_image(x[image], frame, windows.columns, windows.top, windows.left)
-            start = image * dy.shape[1] * dy.shape[2] * dy.shape[3]
-            pad_gated(
-                like, flat_dy, flat_y, relu, start, dy.shape[1:], gated, back.columns, back.top, back.left, db[task]
-            )
-            _backward_weights(block, frame, windows, gated, back, back.channels // groups, dw)
+            shape = windows.oh, windows.ow, f
+            pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db[task])
+            _backward_weights(block, frame, windows, dy, back, f // groups, dw)
             if needs_dx:
-                x0 = image * h * w * c
-                _backward_pixels(
-                    dx_block, gated, back, transposed, back.channels // groups, flat_dx, x0, c // groups, spills[task]
-                )
+                x0, c_share = image * h * w * c, c // groups
+                _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, spills[task])
 
 
 @parallel
-def _backward_weights_alone(part, block, dy, x, y, relu, windows, partial, db, frames):
+def _backward_weights_alone(part, block, behind, x, windows, f, partial, db, frames):
     """dw and db where nobody needs dx: every image's dy is read once, and goes straight into the outer products."""
-    n, oh, ow, f = dy.shape
-    flat_dy, flat_y = dy.reshape(-1), y.reshape(-1)
-    tasks, _, count, rows, lanes = partial.shape
+    n, oh, ow = x.shape[0], windows.oh, windows.ow
+    (tasks, _, count, rows, lanes), (dy, y, winner, relu, pool) = partial.shape, behind
     for task in chunk(part, tasks):
-        frame, flat, like = frames[task], partial[task].reshape(-1), zeros(dy, block)
+        frame, flat, like = frames[task], partial[task].reshape(-1), zeros(x, block)
+        number = zeros(winner, block)[0]
         frame[:] = 0
         flat[:] = 0
         db[task, :] = 0
@@ -385,11 +365,9 @@ def _backward_weights_alone(part, block, dy, x, y, relu, windows, partial, db, f
                     total = load(like[0], db[task], p * lanes)
                     sums = load_rows(like[0], flat, targets, p * rows * lanes)
                     for i in range(oh):
-                        at = (image * oh + i) * ow * f + p * lanes
                         for j in range(ow):
-                            v = load_prefetching(total, flat_dy, at + j * f)
-                            if relu:
-                                v = gate(v, load_prefetching(total, flat_y, at + j * f))
+                            row = image * oh + i
+                            v = dy_at(like[0], number, dy, y, winner, relu, pool, row, j, ow, f, p * lanes)
                             total = total + v
                             sums = multiply_add(frame, taps, i * windows.down + j * windows.right, v, sums)
                     store_rows(flat, targets, p * rows * lanes, sums)
@@ -413,7 +391,7 @@ def _reduce(part, partial, dw):
                         row[l] += partial[task, g, p, k, l]
 
 
-def convolve_backward(dy, x, w, y, dw, db, window, groups, relu, needs_dx, dx):
+def convolve_backward(behind, x, w, dw, db, window, groups, needs_dx, dx):
     """dx, dw and db, for any convolution."""
     kh, kw, c, f = w.shape
     dtype, rows = x.dtype, kh * kw * c
@@ -426,19 +404,20 @@ def convolve_backward(dy, x, w, y, dw, db, window, groups, relu, needs_dx, dx):
     partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
     sums = scratch("db", (tasks, f), dtype)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
+    work = len(x) * windows.oh * windows.ow * f * rows
     if alone:
-        _backward_weights_alone(dy.size * rows, block, dy, x, y, relu, windows, partial, sums, frames)
+        _backward_weights_alone(work, block, behind, x, windows, f, partial, sums, frames)
     else:
-        _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, needs_dx, dx, window)
+        _backward_all(work, block, behind, x, w, windows, partial, sums, frames, needs_dx, dx, window)
     _reduce(MOVED * partial.size, partial, dw.reshape(rows, f))
     if db is not None:
         db[...] = sums.sum(axis=0)
 
 
-def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, needs_dx, dx, window):
+def _backward_all(work, block, behind, x, w, windows, partial, sums, frames, needs_dx, dx, window):
     """Both products of an image run while it is in the cache."""
     (kh, kw, c, f), dtype, (tasks, groups) = w.shape, x.dtype, partial.shape[:2]
-    back = backward_windows(x.shape[1:], dy.shape[1:], window)
+    back = backward_windows(x.shape[1:], (windows.oh, windows.ow, f), window)
     dx_block = panel_block(c, dtype, ROWS) if needs_dx else block
     # a vector may reach past the last pixel
     dys = scratch("dy", (tasks, back.rows * back.columns * f + block.shape[1]), dtype)
@@ -448,7 +427,7 @@ def _backward_all(block, dy, x, w, y, relu, windows, partial, sums, frames, need
         pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
     spills = scratch("blocks", (tasks, ROWS * dx_block.shape[1]), dtype)
     _backward(
-        2 * dy.size * kh * kw * c,
-        *(block, one_row(f, dtype), dy, x, y, relu, windows, partial, sums, frames),
+        2 * work,
+        *(block, one_row(f, dtype), behind, x, windows, partial, sums, frames),
         *(needs_dx, dx_block, back, transposed, dx, dys, spills),
     )

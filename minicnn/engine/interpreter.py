@@ -371,7 +371,9 @@ def _softmax(x, at, rows, c, y, to):
     """exp(x) / sum(exp(x)) of each row of c numbers."""
     for row in range(rows):
         begin = at + row * c
-        largest, total = x[begin : begin + c].max(), x.dtype.type(0)
+        largest, total = x[begin], x.dtype.type(0)
+        for k in range(1, c):
+            largest = max(largest, x[begin + k])
         for k in range(c):
             y[to + row * c + k] = math.exp(x[begin + k] - largest)
             total += y[to + row * c + k]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minicnn.engine.behind import dy_at
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import (
     fill,
@@ -26,7 +27,6 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import contiguous, scratch
-from minicnn.engine.pooling import dy_at
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
 
@@ -113,7 +113,7 @@ def _scale_shift_pool(part, block, x, centre, scale, shift, relu, y, winner):
 @helper
 def _dy_and_x(like, number, dy, winner, pool, x, row, column, width, c, k, relu, scale, shift, centre):
     """A pixel's dy, come back through pool and ReLU, and its x - centre, from which y and so its sign is made anew."""
-    v = dy_at(like, number, dy, winner, pool, row, column, width, c, k)
+    v = dy_at(like, number, dy, dy, winner, False, pool, row, column, width, c, k)
     from_centre = load_prefetching(like, x, (row * width + column) * c + k) - centre
     if relu:
         v = gate(v, fma(scale, from_centre, shift))
@@ -166,7 +166,7 @@ class BatchNorm(Step):
         scale, centre = layer.gamma.value * inverse_std, mean.astype(dtype)
         shift = layer.beta.value + (centre - mean) * scale  # what rounding took from the mean
         line = centre, scale.astype(dtype, copy=False), shift.astype(dtype, copy=False)
-        winner, work, block = self.winner(y).reshape(-1), MOVED * x.size, one_row(c, dtype)
+        winner, work, block = self.winner(y), MOVED * x.size, one_row(c, dtype)
         if self.pool:
             _scale_shift_pool(work, block, _lines(x), *line, self.relu, y.reshape(-1), winner)
         else:

@@ -10,17 +10,7 @@ import math
 import numpy as np
 
 from minicnn.engine.compiling import helper
-from minicnn.engine.lanes import (
-    fill,
-    larger,
-    load,
-    load_prefetching,
-    one_row,
-    only_where,
-    store,
-    store_prefetching,
-    zeros,
-)
+from minicnn.engine.lanes import fill, larger, load_prefetching, one_row, only_where, store, store_prefetching, zeros
 from minicnn.engine.memory import contiguous
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, chunk, parallel
@@ -98,19 +88,6 @@ def _max_pool_backward_apart(part, block, dy, winner, size, dx):
                             store_prefetching(flat_dx, at + (p * w + q) * c, only_where(won, p * size[1] + q, value))
         dx[image, oh * size[0] :] = 0  # rows and columns that belong to no window
         dx[image, :, ow * size[1] :] = 0
-
-
-# What a step does that pools its result in passing: windows of 2 x 2, side by side, on images of even height and width.
-
-
-@helper
-def dy_at(like, number, dy, winner, pool, row, column, width, c, k):
-    """A vector of channels of dy, from k on, at a pixel of the images before a `pool`; `row` counts through all images."""
-    if pool:
-        at = (row // 2 * (width // 2) + column // 2) * c + k
-        won = load(number, winner, at)
-        return only_where(won, row % 2 * 2 + column % 2, load_prefetching(like, dy, at))
-    return load_prefetching(like, dy, (row * width + column) * c + k)
 
 
 class MaxPool(Step):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.engine.memory import Turns, empty
+from minicnn.engine.behind import Behind
+from minicnn.engine.memory import Turns, contiguous, empty
 from minicnn.layers.base import Layer
 
 
@@ -43,8 +44,12 @@ class Step(Layer):
         return self.buffer("y", shape, x.dtype) if training else self._passing("y in use", shape, x.dtype)
 
     def winner(self, y: np.ndarray) -> np.ndarray:
-        """Memory for which of its window's pixels each number of a pooled y is, or an empty array where nothing pools."""
-        return self.buffer("winner", y.shape if self.pool else (0,) * y.ndim, np.uint8)
+        """Flat memory for which of its window's pixels each number of a pooled y is; empty where nothing pools."""
+        return self.buffer("winner", (y.size if self.pool else 0,), np.uint8)
+
+    def behind(self, dy: np.ndarray, y: np.ndarray, winner: np.ndarray) -> Behind:
+        """What backward reads in place of its layer's own dy."""
+        return Behind(contiguous(dy).reshape(-1), y.reshape(-1), winner, self.relu, self.pool)
 
     def dx(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Memory for dx, or an empty array where nobody needs it."""

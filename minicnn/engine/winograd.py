@@ -22,6 +22,7 @@ quarter of that with the textbook's 0, +-1, +-2, and five times that of the plai
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ import numpy as np
 from numba import get_thread_id
 from numpy.polynomial.polynomial import polyfromroots
 
+from minicnn.engine.behind import pool_window
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     Block,
@@ -41,6 +43,7 @@ from minicnn.engine.lanes import (
     load_inside,
     load_rows,
     maximum0,
+    only_where,
     prefetch,
     store,
     store_rows,
@@ -49,7 +52,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, rows_by_panel
-from minicnn.engine.threads import MAX_THREADS, MOVED, chunk, parallel
+from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, parallel
 
 SIZE = 4  # of a tile: rows and columns of outputs
 PAIRS = {
@@ -213,11 +216,11 @@ def transform_dv(like, points, dv, dv0, step, window):
 
 
 @parallel
-def _transform_weights(part, block, g, w, u):
+def _transform_weights(part, block, g, w, u, halves):
     """u = G g G^T: weights (r, r, c, f) to panels (panels, n * n, c, lanes)."""
     (r, _, c, f), points = w.shape, g.shape[0]
     nothing, flat_w, flat_u = zeros(w, block)[0], w.reshape(-1), u.reshape(-1)
-    n, half = len(nothing), np.empty(r * len(nothing), w.dtype)
+    n, half = len(nothing), halves[part]
     for k in chunk(part, c):
         for panel in range(u.shape[0]):
             for i in range(points):
@@ -234,12 +237,11 @@ def _transform_weights(part, block, g, w, u):
 
 
 @parallel
-def _transform_du(part, block, g, partial, dw):
+def _transform_du(part, block, g, partial, dw, halves):
     """dw = G^T du G, du being the sum of the tasks' parts, added in their order."""
     (r, _, c, f), points = dw.shape, g.shape[0]
     nothing, flat = zeros(dw, block)[0], dw.reshape(-1)
-    n = len(nothing)
-    sums, half = np.empty(points * n, dw.dtype), np.empty(points * r * n, dw.dtype)  # a row of du; du G
+    n, half, sums = len(nothing), halves[part], halves[part, points * r * len(nothing) :]  # du G; a row of du
     for k in chunk(part, c):
         for l in range(0, f, n):
             for i in range(points):
@@ -339,36 +341,75 @@ def products(start, tiles, a, depth, u, u0, count, m, soon, later):
 
 
 @helper
-def scatter_outputs(like, m, bias, relu, y, shape, channel, tiles, first, count, window):
-    """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes)."""
-    (oh, ow, f), points, n = shape, tiles.points, len(like)
+def finished_column(like, points, window, j, add, relu):
+    """A column of outputs, with bias and ReLU."""
+    y0, y1, y2, y3 = column_of_outputs(like, points, window, j)
+    outputs = y0 + add, y1 + add, y2 + add, y3 + add
+    if relu:
+        outputs = maximum0(outputs)
+    return outputs
+
+
+@helper
+def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first, count, window):
+    """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes); with a pool a tile is four windows."""
+    (oh, ow, f), (_, y, winner, relu, pool), points, n = shape, behind, tiles.points, len(like)
     add = load(like, bias, channel)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         rows_to_outputs(like, points, m, t * n, span(tiles, n), window)
+        if pool:
+            for j in range(0, min(SIZE, ow - column), 2):
+                a = finished_column(like, points, window, j, add, relu)
+                b = finished_column(like, points, window, j + 1, add, relu)
+                at = ((image * oh + row) // 2 * (ow // 2) + (column + j) // 2) * f + channel
+                pool_window(number, a[0], b[0], a[1], b[1], y, winner, at)
+                if row + 2 < oh:
+                    pool_window(number, a[2], b[2], a[3], b[3], y, winner, at + ow // 2 * f)
+            continue
         at = ((image * oh + row) * ow + column) * f + channel
         for j in range(min(SIZE, ow - column)):
-            y0, y1, y2, y3 = column_of_outputs(like, points, window, j)
-            outputs = y0 + add, y1 + add, y2 + add, y3 + add
-            if relu:
-                outputs = maximum0(outputs)
-            store_column(y, at + j * f, ow * f, oh - row, outputs)
+            column_of_y = finished_column(like, points, window, j, add, relu)
+            store_column(y, at + j * f, ow * f, oh - row, column_of_y)
 
 
 @helper
-def gather_dy(like, dy, y, relu, shape, tiles, first, count, dm, db, window):
-    """dm = A dy A^T (n * n, group, f) of the tiles, dy being shut where relu gave 0; dy's pixels are added to db."""
-    (oh, ow, f), points, n = shape, tiles.points, len(like)
+def four_of_dy(like, number, behind, image, shape, row, column, k):
+    """Four pixels of dy that follow each other in a row, come back through pool and ReLU; 0 outside the image."""
+    (oh, ow, f), (dy, y, winner, relu, pool) = shape, behind
+    line, width = image * oh + row, ow if row < oh else 0
+    if pool:
+        start, middle = (line // 2 * (ow // 2) + column // 2) * f + k, column // 2
+        a, b = load_inside(like, dy, start, f, middle, width // 2, (0, f))
+        if relu:
+            ya, yb = load_inside(like, y, start, f, middle, width // 2, (0, f))
+            a, b = gate(a, ya), gate(b, yb)
+        wa, wb = load_inside(number, winner, start, f, middle, width // 2, (0, f))
+        left = row % 2 * 2
+        return (
+            only_where(wa, left, a),
+            only_where(wa, left + 1, a),
+            only_where(wb, left, b),
+            only_where(wb, left + 1, b),
+        )
+    start = (line * ow + column) * f + k
+    d0, d1, d2, d3 = load_inside(like, dy, start, f, column, width, four(f))
+    if relu:
+        y0, y1, y2, y3 = load_inside(like, y, start, f, column, width, four(f))
+        d0, d1, d2, d3 = gate(d0, y0), gate(d1, y1), gate(d2, y2), gate(d3, y3)
+    return d0, d1, d2, d3
+
+
+@helper
+def gather_dy(like, number, behind, shape, tiles, first, count, dm, db, window):
+    """dm = A dy A^T (n * n, group, f) of the tiles; dy's pixels are added to db."""
+    f, points, n = shape[2], tiles.points, len(like)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         for k in range(0, f, n):
             total = load(like, db, k)
             for i in range(SIZE):
-                start, width = ((image * oh + row + i) * ow + column) * f + k, ow if row + i < oh else 0
-                d0, d1, d2, d3 = load_inside(like, dy, start, f, column, width, four(f))
-                if relu:
-                    y0, y1, y2, y3 = load_inside(like, y, start, f, column, width, four(f))
-                    d0, d1, d2, d3 = gate(d0, y0), gate(d1, y1), gate(d2, y2), gate(d3, y3)
+                d0, d1, d2, d3 = four_of_dy(like, number, behind, image, shape, row + i, column, k)
                 total = total + d0 + d1 + d2 + d3
                 store_rows(window, apart(n, points), i * len(points) * n, outputs_to_points(points, (d0, d1, d2, d3)))
             store(db, k, total)
@@ -417,43 +458,43 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, x, shape, tiles, u, bias, relu, y, y_shape, tasks, vs, ms, windows):
+def _forward(part, block, x, shape, tiles, u, bias, behind, y_shape, tasks, vs, ms, windows):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
     for task in chunk(part, tasks):
         thread = get_thread_id()
         v, m, window = vs[thread], ms[thread], windows[thread]
-        like = zeros(x, block)[0]
+        like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
         end = (task + 1) * total // tasks
         for first in range(task * total // tasks, end, tiles.group):
             count = min(tiles.group, end - first)
             gather_pixels(like, x, shape, tiles, first, count, v, window)
             for p in range(0, f, len(like)):
-                soon = region(y, y_shape, tiles, first, count, p, len(like))
+                soon = region(behind.y, y_shape, tiles, first, 0 if behind.pool else count, p, len(like))
                 later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
                 times_panel(block, tiles, v, c, u, p * parts * c, count, m, soon, later)
-                scatter_outputs(like, m, bias, relu, y, y_shape, p, tiles, first, count, window)
+                scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window)
 
 
 @parallel
-def _backward(part, block, dy, y_shape, x, shape, y, relu, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows):
+def _backward(part, block, behind, y_shape, x, shape, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
     for task in chunk(part, tasks):
         thread = get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
-        like = zeros(x, block)[0]
+        like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
         db[task, :] = 0
         start = task * n // tasks * tiles.rows * tiles.columns
         end = (task + 1) * n // tasks * tiles.rows * tiles.columns
         for first in range(start, end, tiles.group):
             count = min(tiles.group, end - first)
             gather_pixels(like, x, shape, tiles, first, count, v, window)
-            gather_dy(like, dy, y, relu, y_shape, tiles, first, count, dm, db[task], window)
-            after, rest = first + count, tiles.group if relu else 0
+            gather_dy(like, number, behind, y_shape, tiles, first, count, dm, db[task], window)
+            after, rest = first + count, 0 if behind.pool else tiles.group
             x_later = region(x, shape, tiles, after, tiles.group, 0, c)
-            dy_later = region(dy, y_shape, tiles, after, tiles.group, 0, f)
-            y_later = region(y, y_shape, tiles, after, rest, 0, f)
+            dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
+            y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
             add_outer_products(block, tiles, v, c, dm, f, count, du, first == start, x_later, dy_later, y_later)
             if needs_dx:
                 for p in range(0, c, len(like)):
@@ -482,7 +523,8 @@ def packed_shape(w_shape, dtype) -> tuple[int, ...]:
 def pack(w, u) -> None:
     """Transform the weights w into u, of their `packed_shape`."""
     r, _, c, f = w.shape
-    _transform_weights(8 * u.size, _block(c, f, w.dtype), weight_transform(r, w.dtype), w, u)
+    halves = scratch("halves", (PARTS, r * u.shape[3]), w.dtype)
+    _transform_weights(8 * u.size, _block(c, f, w.dtype), weight_transform(r, w.dtype), w, u, halves)
 
 
 def _scratch(tiles, c, f, lanes, dtype):
@@ -492,40 +534,40 @@ def _scratch(tiles, c, f, lanes, dtype):
     return *at_points, scratch("blocks", (MAX_THREADS, n * n * lanes), dtype)
 
 
-def convolve(x, u, b, r, padding, relu, y):
-    """y of a convolution that `fits`, of an r x r window with the packed weights u."""
-    c, f, dtype = x.shape[3], y.shape[3], x.dtype
-    block = _block(c, f, dtype)
-    tiles = _tiles(y.shape[1:], r, padding)
+def convolve(x, u, b, r, padding, y_shape, behind):
+    """y of a convolution that `fits`, of an r x r window with the packed weights u; y_shape is that before a pool."""
+    c, f, dtype = x.shape[3], y_shape[2], x.dtype
+    block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
     pixels, _, outputs, windows = _scratch(tiles, c, f, block.shape[1], dtype)
-    bias = np.zeros(f, dtype) if b is None else b
-    x_flat, y_flat, u, tasks = x.reshape(-1), y.reshape(-1), u.reshape(-1), min(len(x), 16)
+    bias, tasks, work = np.zeros(f, dtype) if b is None else b, min(len(x), 16), len(x) * math.prod(y_shape) * r * r * c
     _forward(
-        y.size * r * r * c if tasks > 1 else 0,
-        *(block, x_flat, x.shape[1:], tiles, u, bias, relu, y_flat, y.shape[1:], tasks, pixels, outputs, windows),
+        work if tasks > 1 else 0,
+        *(block, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), bias, behind, y_shape, tasks),
+        *(pixels, outputs, windows),
     )
 
 
-def convolve_backward(dy, x, w, y, dw, db, padding, relu, needs_dx, dx):
+def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx):
     """dx, dw and db of a convolution that `fits`."""
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
     group = (128 if r == 3 else 64) if large else 32
-    tasks, tiles = min(n, 4 if large else 8), _tiles(dy.shape[1:], r, padding, group)
-    u = np.empty(0, dtype)
+    tasks, tiles = min(n, 4 if large else 8), _tiles(y_shape, r, padding, group)
+    u, points, lanes = np.empty(0, dtype), len(tiles.points), block.shape[1]
     if needs_dx:
-        turned = scratch("turned", (r, r, f, c), dtype)
-        turned[...] = w.swapaxes(2, 3)
-        u = scratch("panels", packed_shape(turned.shape, dtype), dtype)
-        pack(turned, u)
-    partial, sums = scratch("partial", (tasks, len(tiles.points) ** 2 * c * f), dtype), scratch("db", (tasks, f), dtype)
+        transposed = scratch("transposed", (r, r, f, c), dtype)
+        transposed[...] = w.swapaxes(2, 3)
+        u = scratch("panels", packed_shape(transposed.shape, dtype), dtype)
+        pack(transposed, u)
+    partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks, f), dtype)
     _backward(
-        2 * dy.size * r * r * c,
-        *(block, dy.reshape(-1), dy.shape[1:], x.reshape(-1), x.shape[1:], y.reshape(-1), relu),
-        *(tiles, u.reshape(-1), partial, sums, needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, block.shape[1], dtype)),
+        2 * n * math.prod(y_shape) * r * r * c,
+        *(block, behind, y_shape, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), partial, sums),
+        *(needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, lanes, dtype)),
     )
-    _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw)
+    halves = scratch("halves", (PARTS, (points * r + points) * lanes), dtype)
+    _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, halves)
     if db is not None:
         db[...] = sums.sum(axis=0)
