@@ -9,6 +9,7 @@ x @ (scale * w) + (scale * b + shift). Dropout drops nothing. What is left runs 
 from __future__ import annotations
 
 import copy
+from typing import TypeGuard
 
 import numpy as np
 
@@ -17,9 +18,9 @@ from minicnn.arguments import integer
 from minicnn.errors import DivergedError
 from minicnn.layers import BatchNorm, Conv2D, Dense, DepthwiseConv2D, Dropout, Layer, Residual, sequence
 from minicnn.layers.activations import Identity, softmax
-from minicnn.parameters import Array
+from minicnn.parameters import Parameter
 
-LINEAR = (Conv2D, DepthwiseConv2D, Dense)
+Linear = Conv2D | DepthwiseConv2D | Dense
 
 
 def folded(layers: list[Layer]) -> list[Layer]:
@@ -27,17 +28,23 @@ def folded(layers: list[Layer]) -> list[Layer]:
     made: list[Layer] = []
     for layer in layers:
         before = made[-1] if made else None
-        if type(layer) is BatchNorm and type(before) in LINEAR and type(before.activate) is Identity:
+        if type(layer) is BatchNorm and _is_linear(before) and type(before.activate) is Identity:
             made[-1] = _fold(before, layer)
         elif type(layer) is Residual:
-            made.append(copy.copy(layer))
-            made[-1].branch, made[-1].shortcut = folded(layer.branch), folded(layer.shortcut)
+            block = copy.copy(layer)
+            block.branch, block.shortcut = folded(layer.branch), folded(layer.shortcut)
+            made.append(block)
         elif type(layer) is not Dropout:
             made.append(layer)
     return made
 
 
-def _fold(layer: Layer, norm: BatchNorm) -> Layer:
+def _is_linear(layer: Layer | None) -> TypeGuard[Linear]:
+    """Whether it is of exactly one of these classes: one derived from them may compute something else."""
+    return type(layer) in (Conv2D, DepthwiseConv2D, Dense)
+
+
+def _fold(layer: Linear, norm: BatchNorm) -> Layer:
     """A linear layer and the batch norm behind it as one linear layer."""
     scale, shift = norm.in_use()
     w, b = layer.w.value, layer.b.value if layer.use_bias else 0
@@ -49,7 +56,7 @@ def _fold(layer: Layer, norm: BatchNorm) -> Layer:
     return one
 
 
-def _with_value(array: Array, value: np.ndarray) -> Array:
+def _with_value(array: Parameter, value: np.ndarray) -> Parameter:
     other = copy.copy(array)
     other.value = value.astype(array.value.dtype)
     return other
@@ -132,7 +139,8 @@ class Frozen:
         return {"network": self.network, "copied": self.copied}
 
     def __setstate__(self, state):
-        self.__init__(**state)
+        vars(self).update(state)
+        self._prepare()
 
     def __repr__(self) -> str:
         kinds = ", ".join(type(layer).__name__ for layer in self.network.layers)

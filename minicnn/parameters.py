@@ -16,11 +16,11 @@ import numpy as np
 class Array:
     """A named part of a model's vectors; a copy or a file holds the vectors, and not their parts once more."""
 
+    value: np.ndarray  # from `allocate` on; None in a copy of a layer, which is in no network
     least = -math.inf  # no number of it is below
 
     def __init__(self, name: str, shape: tuple[int, ...]):
         self.name, self.shape = name, tuple(shape)
-        self.value: np.ndarray | None = None
 
     def __getstate__(self) -> dict:
         return vars(self) | dict.fromkeys({"value", "grad"} & set(vars(self)))
@@ -29,10 +29,11 @@ class Array:
 class Parameter(Array):
     """An array that is learnt: `value`, its gradient `grad`, and whether weight decay applies to it."""
 
+    grad: np.ndarray
+
     def __init__(self, name: str, shape: tuple[int, ...], initialize: Callable, decay: bool):
         super().__init__(name, shape)
         self.initialize, self.decay = initialize, decay
-        self.grad: np.ndarray | None = None
 
 
 class Statistic(Array):

@@ -130,7 +130,7 @@ def reference(model, image, label):
         own = next((top for top in model.all_layers() if top.name == name), None)
         if hasattr(layer, "w"):
             found["dw"] = numbers(layer.w.grad)
-            if layer.b is not None:
+            if layer.use_bias:
                 found["channels"]["b"] = numbers(layer.b.grad)
         elif isinstance(own, BatchNorm):
             axes = tuple(range(dz.ndim - 1))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
+
 from minicnn import versions
 from minicnn.layers.base import Layer
 from minicnn.say import warn
@@ -48,7 +50,7 @@ def in_use(layers: list[Layer], scale, dtype: str, input_shape: tuple[int, ...])
         return layers
     from minicnn.engine import program
 
-    return program.in_use(layers, scale, dtype, input_shape)
+    return program.in_use(layers, scale, np.dtype(dtype), input_shape)
 
 
 def fast(thing: Thing) -> Thing:

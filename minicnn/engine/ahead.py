@@ -28,7 +28,7 @@ def compile_backward() -> None:
     parameters.allocate(None)
     for step in compile(head + tail):
         x, y = (np.zeros((1, *shape), np.float32) for shape in (step.input_shape, step.output_shape))
-        saved = x, y
+        saved: tuple = (x, y)
         if isinstance(step, normalization.BatchNorm):
             saved = x, y, np.zeros(y.shape[-1]), np.ones(y.shape[-1])
         elif isinstance(step, pooling.MaxPool | pooling.GlobalMaxPool):
@@ -36,4 +36,5 @@ def compile_backward() -> None:
         step.save_for_backward(*saved)
         step.backward(y)
     training.FastAdam(Adam()).step(parameters)
-    program.in_use(head + tail, inputs.Scale(), np.float32, (4, 4, 1))[0].forward(np.zeros((1, 4, 4, 1), np.uint8))
+    images = np.zeros((1, 4, 4, 1), np.uint8)
+    program.in_use(head + tail, inputs.Scale(), np.dtype(np.float32), (4, 4, 1))[0].forward(images)

@@ -27,12 +27,13 @@ from minicnn.layers.windows import Window
 class Residual(Step):
     """The branch's steps, then the sum with the shortcut, and ReLU in passing."""
 
+    layer: layers.Residual
     fuses_relu = True
 
-    def __init__(self, layer: layers.Residual, relu: Layer | None, pool: Layer | None, turns: Turns | None):
+    def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):
         super().__init__(layer, relu, pool, turns)
         # Their results lie in memory of their own: dy is still needed when the branch's backward has run.
-        self.branch, self.shortcut = _compile(layer.branch, None), _compile(layer.shortcut, None)
+        self.branch, self.shortcut = _compile(self.layer.branch, None), _compile(self.layer.shortcut, None)
 
     def forward(self, x, training=False):
         branch, shortcut = (sequence.forward(part, x, training) for part in (self.branch, self.shortcut))
@@ -53,7 +54,7 @@ class Residual(Step):
         return dx
 
 
-STEPS = {
+STEPS: dict[type[Layer], type[Step]] = {
     layers.Conv2D: Convolution,
     layers.DepthwiseConv2D: Depthwise,
     layers.Dense: Dense,
@@ -90,7 +91,7 @@ def compile(layers: list[Layer]) -> list[Layer]:
 
 def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
     parts = [part for layer in layers for part in _parts(layer)]
-    compiled = []
+    compiled: list[Layer] = []
     while parts:
         layer = parts.pop(0)
         kind = STEPS.get(type(layer))
@@ -112,8 +113,9 @@ def _halves(layer: Layer) -> bool:
 def _parts(layer: Layer) -> list[Layer]:
     """A layer, and the activation that it ends in."""
     activate = getattr(layer, "activate", None)
-    plain = type(layer) not in STEPS or activate is None or type(activate) is Identity
-    return [layer] if plain else [layer, activate]
+    if type(layer) not in STEPS or activate is None or type(activate) is Identity:
+        return [layer]
+    return [layer, activate]
 
 
 def fast(thing):

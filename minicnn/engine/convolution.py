@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minicnn import layers
 from minicnn.engine import direct, winograd
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.step import Step
@@ -20,6 +21,7 @@ from minicnn.engine.step import Step
 class Convolution(Step):
     """Conv2D, and the ReLU and the pool behind it."""
 
+    layer: layers.Conv2D
     fuses_relu = fuses_pool = True
 
     def forward(self, x, training=False):

@@ -6,6 +6,7 @@ the sums stay in registers meanwhile.
 
 from __future__ import annotations
 
+from minicnn import layers
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     Block,
@@ -186,6 +187,7 @@ def _gate(dy, y, relu, padded, db):
 class Dense(Step):
     """Dense, and the ReLU behind it."""
 
+    layer: layers.Dense
     fuses_relu = True
 
     def forward(self, x, training=False):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minicnn import layers
 from minicnn.engine.compiling import helper
 from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated, pad_image
 from minicnn.engine.lanes import (
@@ -113,6 +114,7 @@ def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, n
 class Depthwise(Step):
     """DepthwiseConv2D, and the ReLU behind it; dw is summed in a fixed number of chunks, added in order."""
 
+    layer: layers.DepthwiseConv2D
     fuses_relu = True
 
     def forward(self, x, training=False):

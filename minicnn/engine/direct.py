@@ -111,7 +111,9 @@ def backward_windows(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window:
         )
     hp, wp = before[0] + oh + after[0], before[1] + ow + after[1]
     row, column = wp * f, f
-    offsets, targets, runs, taps, phases = [], [], [], [], []
+    offsets: list[int] = []
+    runs: list[int] = []
+    targets, taps, phases = [], [], []
     for rows, row_taps in by_phase[0]:
         for columns, column_taps in by_phase[1]:
             begin = len(offsets), len(runs)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from minicnn import layers
 from minicnn.engine.activations import flat
 from minicnn.engine.compiling import helper
 from minicnn.engine.step import Step
@@ -29,6 +30,8 @@ def _dropout(part, x, limit, key, scale, y):
 
 class Dropout(Step):
     """The mask of one key, applied to x and to dy."""
+
+    layer: layers.Dropout
 
     def forward(self, x, training=False):
         if not training:

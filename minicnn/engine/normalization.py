@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minicnn import layers
 from minicnn.engine.behind import dy_at
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import (
@@ -153,6 +154,7 @@ def _dx(part, block, dy, winner, pool, x, relu, centre, scale, shift, by_x, cons
 class BatchNorm(Step):
     """BatchNorm, and the ReLU and the pool of 2 x 2 behind it."""
 
+    layer: layers.BatchNorm
     fuses_relu = fuses_pool = True
 
     def forward(self, x, training=False):

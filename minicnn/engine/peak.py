@@ -32,7 +32,8 @@ def peak(dtype=np.float32, seconds: float = 0.2) -> float:
     threads, lanes = get_threads(), best_block(dtype).shape[1] // 2  # one register a row
     block, numbers = Block(SUMS, lanes), np.zeros(64 * (threads + 1), dtype)
     _multiply_add(SUMS * ROUNDS * threads * 16, block, numbers, threads)
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
         _multiply_add(SUMS * ROUNDS * threads * 16, block, numbers, threads)

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from minicnn import layers
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import fill, larger, load_prefetching, one_row, only_where, store, store_prefetching, zeros
 from minicnn.engine.memory import contiguous
@@ -16,10 +17,10 @@ from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, chunk, parallel
 
 
-def _index_type(size: tuple[int, int]) -> type:
+def _index_type(size: tuple[int, int]) -> np.dtype:
     """The smallest type that numbers the pixels of a window."""
     count = math.prod(size)
-    return np.uint8 if count <= 256 else np.int32 if count < 2**31 else np.int64
+    return np.dtype(np.uint8 if count <= 256 else np.int32 if count < 2**31 else np.int64)
 
 
 @helper
@@ -93,6 +94,8 @@ def _max_pool_backward_apart(part, block, dy, winner, size, dx):
 class MaxPool(Step):
     """MaxPool2D; which pixel won a window is kept as its number, counted row by row."""
 
+    layer: layers.MaxPool2D
+
     def forward(self, x, training=False):
         (size, stride, ((top, _), (left, _)), _), x = self.layer.window, contiguous(x)
         y = self.y(x, training)
@@ -157,6 +160,8 @@ def _average_pool_backward(part, dy, size, stride, corner, dx):
 
 class AveragePool(Step):
     """AveragePool2D."""
+
+    layer: layers.AveragePool2D
 
     def forward(self, x, training=False):
         (size, stride, ((top, _), (left, _)), _), x = self.layer.window, contiguous(x)

@@ -46,7 +46,8 @@ KNOWN = {*NUMBERS, *CONVOLUTIONS, *POOLS, Identity, layers.Softmax, layers.Resid
 
 def in_use(network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_shape: tuple[int, ...]) -> list[Layer]:
     """The programs of these layers, in order, and between them the layers of a user's own; the first takes images."""
-    compiled, known = [], []
+    compiled: list[Layer] = []
+    known: list[Layer] = []
     for layer in [*network, None]:
         if layer is not None and all(type(one) in KNOWN for one in _inside(layer)):
             known.append(layer)
@@ -62,7 +63,8 @@ def in_use(network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_sha
 def _inside(layer: Layer) -> list[Layer]:
     """A layer, those inside it, and the activations that they end in."""
     found = layer.layers()
-    return found + [one.activate for one in found if getattr(one, "activate", None) is not None]
+    activations = (getattr(one, "activate", None) for one in found)
+    return found + [one for one in activations if one is not None]
 
 
 class _Around(Layer):
@@ -118,7 +120,8 @@ class _Operation:
     def __init__(self, kind: int, layer: Layer | None, x: _Value, y: _Value, other: _Value | None = None, how: int = 0):
         self.kind, self.layer, self.x, self.y, self.other, self.how = kind, layer, x, y, other or x, how
         self.relu = self.pool = False
-        self.group, self.block = 1, None
+        self.group = 1
+        self.block: np.dtype | None = None
         for value in {x, self.other}:
             value.readers.append(self)
 
@@ -130,7 +133,8 @@ class Program(Layer):
         self.name, self.dtype, self.macs = "program", np.dtype(dtype), sum(layer.macs for layer in network)
         self.input_shape = input_shape
         self.output_shape = network[-1].output_shape if network else input_shape
-        self.scale, self.operations = scale, []
+        self.scale = scale
+        self.operations: list[_Operation] = []
         block = best_block(dtype)
         self.blocks = block, Block(block.shape[0], block.shape[1] // 2), Block(1, 1)
         images = _Value(input_shape)
@@ -166,10 +170,10 @@ class Program(Layer):
 
     def _one(self, layer: Layer, x: _Value) -> _Value:
         kind, shape = type(layer), layer.output_shape
-        if kind is layers.Residual:
+        if isinstance(layer, layers.Residual):
             branch, shortcut = self._trace(layer.branch, x), self._trace(layer.shortcut, x)
             return self._add(does.numbers, layer, branch, shape, shortcut, does.ADD)
-        if kind is layers.Conv2D:
+        if isinstance(layer, layers.Conv2D):
             tiles = winograd.fits(layer.w.shape, layer.window, layer.groups, self.dtype)
             (above, below), (before, behind) = layer.window.padding
             if tiles:
@@ -238,36 +242,38 @@ class Program(Layer):
     # -- tables and weights --------------------------------------------------------------------------------------
 
     def _emit(self) -> None:
-        self.tables, self.weights, at = [], [], 0
+        self.written: list[np.ndarray] = []
+        packed: list[np.ndarray] = []
+        at = 0
         table = np.zeros((len(self.operations), does.FIELDS), np.int64)
         for row, operation in zip(table, self.operations, strict=True):
             for place, value in ((does.X, operation.x), (does.OTHER, operation.other), (does.Y, operation.y)):
                 row[place : place + 11] = value.fields()
             row[does.HOW : does.WEIGHTS + 1] = operation.how, operation.relu, operation.pool, at
             row[does.FRAME] = any(operation.y.frame)
-            weights = self._details(row, operation, operation.layer)
-            weights = np.concatenate([np.ravel(part) for part in weights]) if weights else np.zeros(0)
-            self.weights.append(np.append(weights, np.zeros(-len(weights) % 16)))
-            at += len(self.weights[-1])
-        numbers = np.concatenate([*self.weights, np.zeros(16)]).astype(self.dtype)
-        self.weights = empty(numbers.shape, self.dtype)
-        self.weights[...] = numbers
-        self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.tables]), table
+            parts = self._details(row, operation, operation.layer)
+            weights = np.concatenate([np.ravel(part) for part in parts]) if parts else np.zeros(0)
+            packed.append(np.append(weights, np.zeros(-len(weights) % 16)))
+            at += len(packed[-1])
+        numbers = np.concatenate([*packed, np.zeros(16)]).astype(self.dtype)
+        self.packed = empty(numbers.shape, self.dtype)
+        self.packed[...] = numbers
+        self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table
         for row, operation in zip(table, self.operations, strict=True):
             if operation.kind is not None:
-                arrays = row, self.tables, self.weights, self.weights
+                arrays = row, self.tables, self.packed, self.packed
                 row[does.ADDRESS] = does.address(operation.kind, operation.block, *arrays)
 
     def _write(self, numbers) -> int:
         """Append numbers to the tables; where they begin."""
-        at = 1 + sum(len(written) for written in self.tables)
-        self.tables.append(np.ravel(numbers).astype(np.int64))
+        at = 1 + sum(len(written) for written in self.written)
+        self.written.append(np.ravel(numbers).astype(np.int64))
         return at
 
     def _block(self, lanes: int) -> np.dtype:
         return next(block for block in self.blocks if block.shape[1] <= lanes)
 
-    def _details(self, row: np.ndarray, operation: _Operation, layer: Layer) -> list[np.ndarray]:
+    def _details(self, row: np.ndarray, operation: _Operation, layer: Layer | None) -> list[np.ndarray]:
         """Fill in the fields that are an operation's own; its weights, in order."""
         kind, x, y = operation.kind, operation.x, operation.y
         row_of = x.shape[1] * x.shape[2] if kind is does.numbers else x.shape[2]
@@ -285,12 +291,12 @@ class Program(Layer):
         if kind is does.window:
             c, window = x.shape[2], getattr(layer, "window", Window((1, 1)))
             if type(layer) in (layers.GlobalMaxPool2D, layers.GlobalAveragePool2D):
-                window = Window(x.shape[:2])
+                window = Window((x.shape[0], x.shape[1]))
             (above, _), (before, _) = window.padding
             row[does.KH : does.KH + 8] = *window.size, *window.stride, *window.dilation, above, before
             if type(layer) is layers.BatchNorm:
                 return [*layer.in_use()][::-1]
-            if operation.how == does.SUM:
+            if isinstance(layer, layers.DepthwiseConv2D):
                 return [layer.b.value if layer.use_bias else np.zeros(c), layer.w.value]
         return []
 
@@ -350,7 +356,7 @@ class Program(Layer):
         tasks = 1 if n == 1 else min(n, -(-n // (MOST * threads)) * threads)
         does.run(
             n * (self.macs + 1) if n > 1 else 0,
-            *(self.table, self.schedule, self.tables, self.weights, images, floats),
+            *(self.table, self.schedule, self.tables, self.packed, images, floats),
             *(scratch("program", (MAX_THREADS, self.memory), self.dtype), tasks, probabilities),
             *(y.reshape(-1), told),
         )
@@ -361,5 +367,5 @@ NO_BYTES = np.empty(0, np.uint8)
 NO_FLOATS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 
-def _bias(layer: Layer) -> np.ndarray:
+def _bias(layer: layers.Conv2D | layers.Dense) -> np.ndarray:
     return layer.b.value if layer.use_bias else np.zeros(layer.w.shape[-1])

@@ -167,7 +167,7 @@ def parallel(function):
         if failures:  # all that can go wrong inside
             raise MemoryError(f"{function.__name__}: no memory for its scratch")
 
-    run.__name__, run.__doc__, run.launch = function.__name__, function.__doc__, launch
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
     return run
 
 

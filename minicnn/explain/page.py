@@ -163,7 +163,7 @@ def _weighted(layer: Conv2D | DepthwiseConv2D | Dense, cut: Cut | None) -> dict:
         kept = np.sort(np.argsort(-matters, kind="stable")[:channels])
         w = w[..., kept]
         node |= {"kept": kept.tolist(), "given": {"y": _numbers(z), "dx": _numbers(dx)}}
-    bias = None if layer.b is None else _numbers(layer.b.value)
+    bias = _numbers(layer.b.value) if layer.use_bias else None
     return {**node, "w": _numbers(w), "shape": w.shape, "b": bias}
 
 

@@ -122,7 +122,8 @@ class Conv2D(_Convolution):
             raise self.shape_error(input_shape, f"(h, w, c), c a multiple of groups={self.groups}")
         shape = (*self.kernel_size, input_shape[2] // self.groups, self.filters)
         self.w = parameters.add("w", shape, self.initialize)
-        self.b = parameters.add("b", (self.filters,), initializers.zeros) if self.use_bias else None
+        if self.use_bias:
+            self.b = parameters.add("b", (self.filters,), initializers.zeros)
         self.macs = math.prod(positions) * math.prod(shape)
         return (*positions, self.filters)
 
@@ -163,7 +164,8 @@ class DepthwiseConv2D(_Convolution):
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
         positions, c = self.slide(input_shape), input_shape[2]
         self.w = parameters.add("w", (*self.kernel_size, c, 1), self._initialize)
-        self.b = parameters.add("b", (c,), initializers.zeros) if self.use_bias else None
+        if self.use_bias:
+            self.b = parameters.add("b", (c,), initializers.zeros)
         self.macs = math.prod(positions) * math.prod(self.kernel_size) * c
         return (*positions, c)
 

@@ -39,7 +39,8 @@ class Dense(Layer):
         if len(input_shape) != 1:
             raise self.shape_error(input_shape, "(c,): put a Flatten or a global pooling layer before it")
         self.w = parameters.add("w", (input_shape[0], self.units), self.initialize)
-        self.b = parameters.add("b", (self.units,), initializers.zeros) if self.use_bias else None
+        if self.use_bias:
+            self.b = parameters.add("b", (self.units,), initializers.zeros)
         self.macs = input_shape[0] * self.units
         return (self.units,)
 

@@ -27,7 +27,8 @@ def build(layers: Sequence[Layer], input_shape: tuple[int, ...], parameters: Par
             )
         layer.output_shape = shape = tuple(int(n) for n in output)
         if isinstance(ending := getattr(layer, "activate", None), Layer):  # the activation that it ends in
-            ending.name = f"{layer.name}/{layer.activation}" if layer.activation else layer.name
+            written = getattr(layer, "activation", None)
+            ending.name = f"{layer.name}/{written}" if written else layer.name
             ending.input_shape = ending.output_shape = shape
     return shape
 

@@ -92,9 +92,11 @@ def make_window(layer: Layer, input_shape, size: Pair, stride: Pair, padding: st
     if padding == "same":
         sides = zip(input_shape[:2], window.span, stride, strict=True)
         missing = [max(0, (-(-n // s) - 1) * s + span - n) for n, span, s in sides]
-        window = window._replace(padding=tuple((m // 2, m - m // 2) for m in missing))
-    elif padding != "valid":
-        window = window._replace(padding=tuple((p, p) for p in padding))
+        vertical, horizontal = ((m // 2, m - m // 2) for m in missing)
+        window = window._replace(padding=(vertical, horizontal))
+    elif not isinstance(padding, str):
+        above, before = padding
+        window = window._replace(padding=((above, above), (before, before)))
     if min(window.positions(input_shape)) < 1:
         rows, columns = window.span
         raise layer.shape_error(input_shape, f"at least {rows}x{columns} pixels after padding, for its window")
