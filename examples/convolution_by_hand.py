@@ -66,9 +66,9 @@ def backward(image, kernel, matrix, dy) -> tuple[np.ndarray, np.ndarray]:
     print("the other two. What they send is added up:")
     parts = [dmatrix[0, 8], dmatrix[1, 6], dmatrix[2, 2], dmatrix[3, 0]]
     print(f"  dx[2, 2] = {' + '.join(map(str, parts))} = {sum(parts)}")
-    _, oh, ow, kh, kw = 1, *dy.shape, *kernel.shape
+    (oh, ow), (kh, kw) = dy.shape, kernel.shape
     dwindows = dmatrix.reshape(1, oh, ow, kh, kw, 1)
-    dx = add_windows(dwindows, (1, *image.shape, 1), Window(kernel.shape, stride=(STRIDE, STRIDE)))[0, :, :, 0]
+    dx = add_windows(dwindows, (1, *image.shape, 1), Window((kh, kw), stride=(STRIDE, STRIDE)))[0, :, :, 0]
     show("dx", dx, "every row of dmatrix, added back onto the pixels of its window (col2im)")
     return dw, dx
 

@@ -20,7 +20,7 @@ PIXELS = 2**40  # sums of as many still fit in 64 bits
 
 def integer(value, name: str, least: int = 1, most: float = math.inf) -> int:
     """A whole number within these limits."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
         limit = "" if most == math.inf else f" and at most {most:,}"
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}{limit}")
     return int(value)

@@ -17,6 +17,7 @@ import numpy as np
 from minicnn.arguments import flag, integer, number
 from minicnn.errors import DivergedError
 from minicnn.files import atomic_write, check_target
+from minicnn.model_files import save_model
 from minicnn.names import Named
 from minicnn.run import Run
 from minicnn.say import warn
@@ -130,7 +131,7 @@ class ModelCheckpoint(_Monitor):
 
     def on_epoch_end(self, run: Run) -> None:
         if not self.watches or self.improved(run):
-            run.model.save(self.filled(run))
+            save_model(run.model, self.filled(run))
 
     def filled(self, run: Run) -> str:
         """The path with the epoch and the metrics in it."""

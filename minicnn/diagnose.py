@@ -144,11 +144,12 @@ class _Trial:
     @cached_property
     def activations(self) -> dict[str, tuple[Layer, np.ndarray]]:
         """Every ReLU, Sigmoid and Tanh, and what it gives in use, by name: (numbers, channels)."""
-        found, model = {}, copy.deepcopy(self.model)
+        found: dict[str, tuple[Layer, np.ndarray]] = {}
+        model = copy.deepcopy(self.model)
         for layer in model.all_layers():
             for one in (layer, getattr(layer, "activate", None)):
                 if isinstance(one, ReLU | Sigmoid | Tanh):
-                    one.forward = _watched(one, found)
+                    vars(one).update(forward=_watched(one, found))  # for this layer alone
         sequence.forward(model.layers, model.batch(self.x, np.arange(min(64, len(self.x)))), False)
         return found
 
@@ -251,7 +252,7 @@ def _updates(trial: _Trial) -> Verdict:
                 moved[name] = float(way / (size or 1))
     if not moved:
         return Verdict("updates", True, "all weights begin at 0, and move", "")
-    low, high = min(moved, key=moved.get), max(moved, key=moved.get)
+    low, high = min(moved, key=moved.__getitem__), max(moved, key=moved.__getitem__)
     found = f"a step moves {low} by {moved[low]:.2g} of its size, {high} by {moved[high]:.2g}"
     good = 1e-6 < moved[low] and moved[high] < 0.5
     advice = "take a learning rate with which a step moves weights by about a thousandth"

@@ -36,11 +36,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 
 from minicnn.errors import DivergedError
 from minicnn.extras import need
+from minicnn.say import warn
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # what MPICH's and Open MPI's mpiexec tell a process
 LOST = (
@@ -106,13 +108,12 @@ class Ranks:
         names = self.comm.allgather(platform.node()) if self.comm else [platform.node()]
         return names.count(platform.node())
 
-    def leave(self, code: int) -> int:
+    def leave(self, code: int, error: str = "") -> int:
         """End together: after a failure at once, the first rank telling why if it knows; else when all have done."""
         if code:
             if self.rank:
                 time.sleep(2)  # what all ranks found wrong, the first one tells
-                sys.__stderr__.write(f"rank {self.rank}: {sys.stderr.getvalue().strip()}\n")
-            sys.__stderr__.flush()
+                warn(f"rank {self.rank}: {error.strip()}")
             time.sleep(0.5)  # mpiexec passes on no more after an abort
             self.comm.Abort(code)
         done = self.comm.Ibarrier()
@@ -135,11 +136,12 @@ def job(main: Callable[[Ranks], int]) -> int:
         raise SystemExit(f"error: {error}") from error
     if ranks.rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first rank saves, and then ends all
-        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-        return ranks.leave(_code(main, ranks))
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
+            code = _code(main, ranks)
+        return ranks.leave(code, said.getvalue())
     tell = f"import sys; sys.stdin.read() or print({LOST!r}, file=sys.stderr)"
-    options = dict(stdin=subprocess.PIPE, start_new_session=True)
-    with subprocess.Popen([sys.executable, "-IS", "-c", tell], **options) as widow:  # mpiexec kills with no last word
+    command = [sys.executable, "-IS", "-c", tell]  # mpiexec kills with no last word
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as widow:
         code = _code(main, ranks)
         widow.communicate(b"done")
     return ranks.leave(code)

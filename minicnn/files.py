@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import importlib.util
 import os
 import secrets
 import shutil
@@ -21,10 +22,9 @@ from typing import BinaryIO
 
 from minicnn.errors import CheckpointError
 
-try:
+HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
+if HAS_FLOCK:
     import fcntl
-except ImportError:
-    fcntl = None
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def lock(folder: Path) -> Iterator[None]:
     without flock (Windows, some networks') have none.
     """
     name, me = folder.resolve(), (os.getpid(), threading.get_ident())
-    if fcntl is None or _held.get(name) == me:
+    if not HAS_FLOCK or _held.get(name) == me:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

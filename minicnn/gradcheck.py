@@ -166,7 +166,7 @@ class _Probe:
         self.statistics = network.parameters.statistics.copy()
         self.states = [(layer, layer.state()) for layer in network.all_layers()]
         for step in network.steps:
-            step.needs_dx = True
+            vars(step).update(needs_dx=True)  # of the engine's, the first step that learns computes none
 
     def forward(self) -> np.ndarray:
         self.network.parameters.statistics[...] = self.statistics

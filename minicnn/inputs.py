@@ -45,24 +45,25 @@ def as_batch(x, input_shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
 
 def warn_of_scale(images: np.ndarray, scale: Scale, training: bool) -> None:
     """A warning where images are on another scale than the training's, or on one that trains badly."""
-    floats = scale.range and "the model was trained on floats from {:.3g} to {:.3g}: give those".format(*scale.range)
+    trained = None if training else scale.range
+    floats = "the model was trained on floats from {:.3g} to {:.3g}: give those".format(*trained) if trained else ""
     if images.dtype == np.uint8:
-        if floats and not training and not (scale.range[0] >= -0.01 and 0.1 < scale.range[1] <= 1.01):
+        if trained and not (trained[0] >= -0.01 and 0.1 < trained[1] <= 1.01):
             warnings.warn(f"images: got uint8, which is taken as 0 to 1; {floats}", stacklevel=3)
         return
     low, high = float(images.min()), float(images.max())
     size, told = max(-low, high), ""
-    if scale.mean is not None:
+    if scale.mean is not None and scale.std is not None:
         least, most = ((0 - scale.mean) / scale.std).min(), ((1 - scale.mean) / scale.std).max()
         if low >= 0 or low < least - 0.1 or high > most + 0.1:
             told = "the model was trained on uint8 and takes floats as standardised"
             told += ": give uint8, or (x / 255 - mean) / std"
     elif training and size > 30:
         told = "numbers as large train badly: give uint8, or divide them by 255"
-    elif floats and not training and images.ndim == 4:
-        least, trained = scale.range[0], max(map(abs, scale.range))
-        unsigned = least < -0.1 * trained and low >= 0 and images.size >= 100
-        if size > 5 * trained or 0 < size < trained / 50 or unsigned:
+    elif trained and images.ndim == 4:
+        least, largest = trained[0], max(map(abs, trained))
+        unsigned = least < -0.1 * largest and low >= 0 and images.size >= 100
+        if size > 5 * largest or 0 < size < largest / 50 or unsigned:
             told = floats
     if told:
         warnings.warn(f"images: got floats from {low:.3g} to {high:.3g}; {told}", stacklevel=3)
@@ -146,8 +147,9 @@ class Scale:
         """(factor, shift): a pixel's value v of channel c becomes v * factor[c] + shift[c]."""
         factor, shift = np.ones(channels), np.zeros(channels)
         if dtype == np.uint8:
-            mean, std = (0, 1) if self.mean is None else (self.mean, self.std)
-            factor, shift = factor / 255 / std, shift - mean / np.asarray(std)
+            factor = factor / 255
+            if self.mean is not None and self.std is not None:
+                factor, shift = factor / self.std, shift - self.mean / self.std
         return factor, shift
 
     def batch(self, images: np.ndarray, index: np.ndarray, dtype: np.dtype, matrix=None, holes=None) -> np.ndarray:

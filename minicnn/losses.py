@@ -7,12 +7,22 @@ sample_weight (n,), at least 0; the loss is then the weighted mean over the imag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from minicnn.arguments import choice, number
 from minicnn.errors import DataError, ShapeError
 from minicnn.names import Named
+
+
+class Loss(Protocol):
+    """What `fit` takes for a loss; `classifies` says whether the largest output is an answer that can be correct."""
+
+    classifies: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[float, np.ndarray]:
+        """(outputs, targets), and sample_weight where there is one, to (value, doutputs)."""
 
 
 class CrossEntropy(Named):
@@ -60,8 +70,8 @@ class CrossEntropy(Named):
         return float(loss), weights * (np.exp(log_probabilities) - truth)
 
     def weights(self, classes: int) -> np.ndarray:
-        """The weight of each class, from class_weight, which must not be None: (classes,). DataError where it is wrong."""
-        weights = self.class_weight
+        """The weight of each class, from class_weight, all 1 without one: (classes,). DataError where it is wrong."""
+        weights = [1.0] * classes if self.class_weight is None else self.class_weight
         if isinstance(weights, Mapping):
             unknown = [k for k in weights if k not in range(classes)]
             if unknown:
@@ -108,7 +118,7 @@ def one_hot(targets: np.ndarray, classes: int, dtype) -> np.ndarray:
 BY_NAME = {"cross_entropy": CrossEntropy, "mean_squared_error": MeanSquaredError}
 
 
-def get(loss):
+def get(loss: str | Loss) -> Loss:
     """The loss of that name, or the object itself, which must say whether it `classifies`."""
     if callable(loss) and hasattr(loss, "classifies") and not isinstance(loss, type):
         return loss

@@ -7,7 +7,7 @@ is i, its column j those for which the model said j. The diagonal holds what was
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,7 +68,8 @@ def per_class(
     }
 
 
-class Calibration(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Calibration:
     """How sure the model was, and how often it was right: an entry for each bin of confidence, and the error of all."""
 
     confidence: np.ndarray  # the mean of the bin's confidences, 0 where it is empty

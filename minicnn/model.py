@@ -66,8 +66,8 @@ class Sequential(Network):
             return inputs.as_batch(x, self.input_shape)
         if len(self.input_shape) != 3:
             raise ShapeError(f"images: got a path, and the model takes {self.input_shape}, expected (h, w, c)")
-        *size, channels = self.input_shape
-        read = [read_image(path, tuple(size), channels, invert) for path in ([x] if one else x)]
+        h, w, channels = self.input_shape
+        read = [read_image(path, (h, w), channels, invert) for path in ([x] if one else x)]
         inputs.warn_of_background(read, self.scale)
         return np.stack(read), one
 

@@ -18,7 +18,7 @@ from minicnn import layers as layer_module
 from minicnn.arguments import number
 from minicnn.errors import ModelFileError
 from minicnn.layers import Layer
-from minicnn.network import MOST_LAYERS, Network
+from minicnn.network import MOST_LAYERS, Model, Network
 
 FORMAT = 2
 LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if name != "Layer"}
@@ -40,15 +40,17 @@ def describe(model: Network) -> dict:
         "input_shape": model.input_shape,
         "dtype": model.dtype,
         "seed": model.seed,
-        "mean": None if model.scale.mean is None else list(map(float, model.scale.mean)),
-        "std": None if model.scale.mean is None else list(map(float, model.scale.std)),
-        "range": model.scale.range and list(model.scale.range),
+        **{name: _floats(getattr(model.scale, name)) for name in ("mean", "std", "range")},
         "class_names": model.class_names,
         "layers": [_describe(layer) for layer in model.layers],
     }
 
 
-def load_model(kind: type[Network], path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Network:
+def _floats(numbers) -> list[float] | None:
+    return None if numbers is None else list(map(float, numbers))
+
+
+def load_model(kind: type[Model], path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Model:
     """A network of this kind from a file that `save_model` wrote: see `minicnn.load`."""
     with archive.reading(path, "a model file") as file:
         model = declare(kind, file.config, layers)
@@ -58,7 +60,7 @@ def load_model(kind: type[Network], path: str | os.PathLike, layers: Sequence[ty
     return model
 
 
-def declare(kind: type[Network], config: dict, layers: Sequence[type[Layer]] = ()) -> Network:
+def declare(kind: type[Model], config: dict, layers: Sequence[type[Layer]] = ()) -> Model:
     """The network that `describe` told of, its arrays without memory yet; an error where it is none."""
     known = LAYERS | {layer.__name__: layer for layer in layers}
     _check_format(config)

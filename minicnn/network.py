@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from minicnn.seeds import generator
 
 MOST_LAYERS = 5_000  # as many as a file may hold
 _networks: weakref.WeakSet = weakref.WeakSet()
+Model = TypeVar("Model", bound="Network")
 
 
 class Network:
@@ -33,6 +35,9 @@ class Network:
     to train and "float64" to check gradients. Images come as uint8, and are standardised with the training images'
     mean and standard deviation (`scale`), or as floats, and are taken as they are.
     """
+
+    history: dict[str, list[float]]  # of the last fit
+    _class_names: list[str] | None = None
 
     def __init__(
         self,
@@ -45,7 +50,7 @@ class Network:
         self.parameters.allocate(generator("weights", self.seed))
 
     @classmethod
-    def declared(cls, layers, input_shape, seed=0, dtype="float32"):
+    def declared(cls: type[Model], layers, input_shape, seed=0, dtype="float32") -> Model:
         """A network whose arrays have names and shapes, but no memory yet: see `Parameters.allocate`."""
         network = cls.__new__(cls)
         network._declare(layers, input_shape, seed, dtype)
@@ -63,7 +68,7 @@ class Network:
             )
         self.input_shape = shape(input_shape, "input_shape")
         self.seed, self.dtype = integer(seed, "seed", least=0), str(dtype)
-        self.scale, self._class_names = inputs.Scale(), None
+        self.scale = inputs.Scale()
         everything = self.all_layers()
         if len(everything) > MOST_LAYERS:
             raise ValueError(f"layers: got {len(everything):,}, expected at most {MOST_LAYERS:,}")
@@ -90,8 +95,11 @@ class Network:
     def _renew(self) -> None:
         """What belongs to this process and cannot be copied: locks, and the engine's steps with their memory."""
         self.lock, self.fitting = threading.RLock(), threading.Lock()
-        self._backend, self._trained, self._output = None, None, None
-        self._frozen, self._frozen_of = None, []
+        self._backend: str | None = None  # that the steps are of
+        self._trained: int | None = None  # images of the last forward, where it was one with training=True
+        self._output: np.ndarray | None = None
+        self._frozen: Frozen | None = None
+        self._frozen_of: list[np.ndarray] = []
         _networks.add(self)
 
     def all_layers(self) -> list[Layer]:

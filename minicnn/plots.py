@@ -14,6 +14,7 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -144,7 +145,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], path: str | Path |
     axes.imshow(colours)
     if cell > 0.35:
         _print_counts(axes, matrix, share, colours, size=min(SMALL, 13 * cell))
-    look = {"labels": [_name(name) for name in class_names], "size": min(SMALL, 50 * cell)}
+    look: dict[str, Any] = {"labels": [_name(name) for name in class_names], "size": min(SMALL, 50 * cell)}
     axes.set_xticks(range(classes), rotation=40 if classes <= 12 else 90, ha="right", rotation_mode="anchor", **look)
     axes.set_yticks(range(classes), **look)
     axes.set_xlabel("predicted", size=TEXT)

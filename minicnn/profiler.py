@@ -19,6 +19,7 @@ from minicnn import engine, inputs, losses
 from minicnn.arguments import integer
 from minicnn.layers import Layer, sequence
 from minicnn.network import Network
+from minicnn.parameters import Parameter, Parameters
 from minicnn.say import say
 from minicnn.tables import size, table
 
@@ -91,7 +92,7 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
     loss, count = losses.get(loss), integer(steps, "steps")
     x = inputs.check_images(x, self.input_shape, self.dtype)
     y = inputs.check_targets(y, len(x), self.output_shape, loss.classifies)
-    owners = [self.parameters, *(layer for layer in self.all_layers() if layer.state())]
+    owners: list[Parameters | Layer] = [self.parameters, *(layer for layer in self.all_layers() if layer.state())]
     with self.lock:
         before = [owner.state() for owner in owners]
         try:
@@ -102,7 +103,8 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
                 owner.restore(state)
         medians = np.median(times, axis=0)
         learning = self.steps[sequence.first_that_learns(self.steps) :]
-        rows = [_row(step, *pair, len(x), step in learning) for step, pair in zip(self.steps, medians, strict=True)]
+        timed = zip(self.steps, *medians.T.tolist(), strict=True)
+        rows = [_row(step, forward, back, len(x), step in learning) for step, forward, back in timed]
     report = Profile(rows, len(x), engine.measured_peak(np.dtype(self.dtype)))
     say(str(report))
     return report
@@ -127,11 +129,12 @@ def _time_step(network: Network, x: np.ndarray, y: np.ndarray, loss) -> list[lis
 
 def _row(step: Layer, forward: float, backward: float, n: int, learns: bool) -> LayerProfile:
     arrays = _buffers(step)
-    arrays += [a for one in step.layers() for w in one.weights() for a in (w.value, getattr(w, "grad", None))]
+    weights = [w for one in step.layers() for w in one.weights()]
+    arrays += [w.value for w in weights] + [w.grad for w in weights if isinstance(w, Parameter)]
     macs = n * step.macs
     back = macs * (1 + getattr(step, "needs_dx", True)) if learns else 0
-    memory = sum(array.nbytes for array in arrays if array is not None)
-    return LayerProfile(step.title, float(forward), float(backward), macs, back, memory)
+    memory = sum(array.nbytes for array in arrays)
+    return LayerProfile(step.title, forward, backward, macs, back, memory)
 
 
 def _buffers(step: Layer) -> list[np.ndarray]:

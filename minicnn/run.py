@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minicnn.data import Augment
 from minicnn.distributed import Ranks
+from minicnn.losses import Loss
 from minicnn.network import Network
 from minicnn.optimizers import Optimizer
 from minicnn.tables import html_table, short
@@ -47,7 +49,7 @@ class History(dict):
 
 
 # What a checkpoint keeps of a run: where it is, as whole numbers, numbers and text.
-PROGRESS = {"epoch": int, "batch": int, "step": int, "correct": int, "seen": int} | {
+PROGRESS: dict[str, type] = {"epoch": int, "batch": int, "step": int, "correct": int, "seen": int} | {
     **{"total": float, "seconds": float, "learning_rate": float, "rate_scale": float, "stop": str}
 }
 
@@ -66,10 +68,10 @@ class Run:
     epochs: int
     batch_size: int
     optimizer: Optimizer
-    loss: Callable
-    plain_loss: Callable  # without class weights, for the validation
+    loss: Loss
+    plain_loss: Loss  # without class weights, for the validation
     schedule: Callable[[int], float]
-    augment: object | None
+    augment: Augment | None
     callbacks: list[Callback]
     seed: int
     verbose: bool
@@ -118,8 +120,9 @@ class Run:
         """Take back what `state` gave; ValueError, and nothing changed, where it cannot be a run like this one's."""
         most = {"epoch": self.epochs, "batch": self.batches, "seen": len(self.images), "correct": len(self.images)}
         for name, kind in PROGRESS.items():
-            value = state.get(name)
-            if type(value) is not kind or (kind is int and not 0 <= value <= most.get(name, 2**53)):
+            value: Any = state.get(name)
+            fits = type(value) is kind  # True is no number
+            if not fits or (kind is int and not 0 <= value <= most.get(name, 2**53)):
                 raise ValueError(f"{name}: got {value!r}, expected {kind.__name__}, 0 to {most.get(name, 'any')}")
             if kind is float and not math.isfinite(value):
                 raise ValueError(f"{name}: got {value!r}, expected a finite number")

@@ -84,7 +84,7 @@ def _keep_output(layer: Layer, maps: dict[str, np.ndarray]) -> None:
         maps[layer.name] = y.copy()
         return y
 
-    layer.forward = kept  # type: ignore[method-assign]
+    vars(layer).update(forward=kept)  # for this layer alone
 
 
 def as_in_use(layers: list[Layer]) -> list[Layer]:
@@ -96,7 +96,9 @@ class _Still(Layer):
     """Batch normalisation in use, and Dropout: y = activation(scale * x + shift), so dx = scale * dy."""
 
     def __init__(self, layer: BatchNorm | Dropout):
-        self.scale, self.shift, self.activate = 1, 0, None
+        self.scale: np.ndarray | int = 1
+        self.shift: np.ndarray | int = 0
+        self.activate: Layer | None = None
         if isinstance(layer, BatchNorm):
             scale = layer.gamma.value / np.sqrt(layer.variance.value + layer.epsilon)
             self.scale, self.shift = scale, layer.beta.value - layer.mean.value * scale
@@ -112,7 +114,7 @@ class _Still(Layer):
 
 
 def _as_in_use(layer: Layer) -> Layer:
-    if type(layer) in (BatchNorm, Dropout):
+    if type(layer) is BatchNorm or type(layer) is Dropout:
         still = _Still(layer)
         still.name, still.input_shape, still.output_shape = layer.name, layer.input_shape, layer.output_shape
         return still
@@ -122,10 +124,10 @@ def _as_in_use(layer: Layer) -> Layer:
             spare = Parameter(value.name, value.shape, value.initialize, value.decay)
             spare.value, spare.grad = value.value, np.zeros_like(value.grad)
             setattr(same, name, spare)
-    if isinstance(getattr(layer, "activate", None), Layer):
-        same.activate = copy.copy(layer.activate)
-    if type(layer) is Residual:
-        same.branch, same.shortcut = as_in_use(layer.branch), as_in_use(layer.shortcut)
+        elif name == "activate" and isinstance(value, Layer):
+            setattr(same, name, copy.copy(value))
+    if type(same) is Residual:
+        same.branch, same.shortcut = as_in_use(same.branch), as_in_use(same.shortcut)
     return same
 
 

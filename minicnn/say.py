@@ -56,7 +56,9 @@ def bar(*steps, hidden: bool, **options) -> tqdm:
     if not (hidden or closed) and type(sys.stderr).__module__.startswith("ipykernel"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ipywidgets is not installed
-            from tqdm.auto import tqdm as kind  # brings asyncio
+            from tqdm import auto  # brings asyncio
+
+            kind = auto.tqdm
     widget = kind.__module__ == "tqdm.auto"  # and not what it falls back on
     disable = True if hidden or closed else False if widget else None
     return kind(*steps, file=_Forgiving(sys.stderr), disable=disable, **options)

@@ -26,9 +26,11 @@ from minicnn import engine, inputs, losses, optimizers, schedules
 from minicnn.arguments import flag, integer, number
 from minicnn.callbacks import Callback
 from minicnn.checkpoint import Checkpoint, owners
+from minicnn.data import Augment
 from minicnn.distributed import Ranks
 from minicnn.errors import DataError, DivergedError, ShapeError
 from minicnn.layers import Dropout
+from minicnn.losses import Loss
 from minicnn.network import Network
 from minicnn.run import History, Run
 from minicnn.say import bar, say
@@ -42,9 +44,9 @@ def fit(
     epochs: int = 1,
     batch_size: int = 128,
     optimizer: str | optimizers.Optimizer = "adam",
-    loss: str | Callable = "cross_entropy",
+    loss: str | Loss = "cross_entropy",
     schedule: Callable[[int], float] | None = None,
-    augment=None,
+    augment: Augment | None = None,
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
     callbacks: Callback | Iterable[Callback] = (),
     class_weight=None,
@@ -137,7 +139,12 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    self: Network, x: np.ndarray, y: np.ndarray, batch_size: int = 256, loss="cross_entropy", tta: str | None = None
+    self: Network,
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int = 256,
+    loss: str | Loss = "cross_entropy",
+    tta: str | None = None,
 ) -> Evaluation:
     """Loss and accuracy on images and their targets, nothing being learnt."""
     loss = losses.get(loss)
@@ -153,7 +160,7 @@ def count_correct(outputs: np.ndarray, targets: np.ndarray) -> int:
     return int((outputs.argmax(axis=-1) == truth).sum())
 
 
-def _checked(model: Network, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
+def _checked(model: Network, x, y, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
     """Images and targets that fit the model and the loss, or a clear error."""
     if isinstance(loss, losses.CrossEntropy) and model.gives_probabilities:
         raise ValueError("loss: cross-entropy takes logits; leave out the last Softmax, predict() applies it")
@@ -164,13 +171,14 @@ def _checked(model: Network, x, y, loss) -> tuple[np.ndarray, np.ndarray]:
     return x, inputs.check_targets(y, len(x), model.output_shape, loss.classifies)
 
 
-def _validation(model: Network, data, loss) -> tuple[np.ndarray, np.ndarray] | None:
+def _validation(model: Network, data, loss: Loss) -> tuple[np.ndarray, np.ndarray] | None:
     """The validation data, checked, if there are any."""
     if data is None:
         return None
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(f"validation_data: got {_kind(data)}, expected (images, targets)")
-    return _checked(model, *data, loss)
+    images, targets = data
+    return _checked(model, images, targets, loss)
 
 
 def _sample_weights(weights, count: int) -> np.ndarray:
@@ -221,7 +229,7 @@ def _check_settings(run: Run, checkpoint: Checkpoint | None) -> None:
         raise ShapeError(f"augment: got images of shape {run.images.shape}, expected (n, h, w, c)")
 
 
-def _weighted(loss, class_weight):
+def _weighted(loss: Loss, class_weight) -> Loss:
     """The loss with weights for the classes, where there are any."""
     if class_weight is None:
         return loss

@@ -29,7 +29,8 @@ LEVELS = """
     model
     training  profiler  gradcheck  saliency  diagnose
     checkpoint
-    callbacks  model_files
+    callbacks
+    model_files
     run
     network
     frozen

@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Data, the score, and the pictures where they are wanted."""
     model = minicnn.load(options.model)
-    *size, channels = model.input_shape
-    data = load_dataset(options.data, tuple(size), channels, verbose=False)
+    h, w, channels = model.input_shape
+    data = load_dataset(options.data, (h, w), channels, verbose=False)
     results: dict = {}
     probabilities, matrix = score(model, data, results)
     rows = [("class", "precision", "recall", "f1", "images")]

@@ -11,9 +11,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from numbers import Integral
 
 import numpy as np
 
@@ -45,9 +44,8 @@ def load_csv(
     pixels the images are a np.memmap of a file in TMPDIR. Raises DataError, naming line (from 1) and field, for
     anything that is no such label or no pixel from 0 to 255.
     """
-    form = _Form(
-        label, math.prod(shape), [str(i) for i in range(classes)] if isinstance(classes, Integral) else classes
-    )
+    names = [str(i) for i in range(classes)] if isinstance(classes, int | np.integer) else classes
+    form = _Form(label, math.prod(shape), names)
     try:
         images, labels = _read(path, form)
     except OSError as error:
@@ -104,7 +102,7 @@ def _read(path: str | os.PathLike, form: _Form) -> tuple[np.ndarray, np.ndarray]
 
     def pixels(lines: Iterator[str]) -> Iterator[np.ndarray]:
         while piece := list(islice(lines, CHUNK // len(form.columns) + 1)):
-            table = np.loadtxt(piece, np.uint8, comments=None, delimiter=",", quotechar='"', ndmin=2, **converters)
+            table = np.loadtxt(piece, np.uint8, None, ",", converters, ndmin=2, quotechar='"', encoding="utf-8")
             if table.shape[1] != len(form.columns) or table[:, form.place].max() >= len(form.classes):
                 raise ValueError("fields or labels of another number")
             labels.append(table[:, form.place].astype(np.int64))
@@ -114,7 +112,7 @@ def _read(path: str | os.PathLike, form: _Form) -> tuple[np.ndarray, np.ndarray]
         warnings.simplefilter("error")  # older NumPy reads 1.5, -1, 256 as 1, 255, 0, and only warns
         if not form.header(_fields(next((line for line in file if line != "\n"), ""))):
             file.seek(0)
-        converters = {"converters": {form.place: form.class_of}, "encoding": "utf-8"} if form.words else {}
+        converters: dict[int | str, Callable[[str], int]] | None = {form.place: form.class_of} if form.words else None
         images = storage.stack(pixels(line for line in file if line != "\n"))
     return images, np.concatenate(labels)
 

@@ -98,7 +98,7 @@ def from_mirrors(known: Known, missing: dict[str, str], cache: Path | None, say:
     for mirror in os.environ.get("MINICNN_MIRRORS", " ".join(known.mirrors)).split():
         address = mirror.rstrip("/")
         try:
-            contents = _unpacked(known, missing, address, verbose) if known.archive else {}
+            contents = _unpacked(known.archive, missing, address, verbose) if known.archive else {}
             for name, md5 in missing.items():
                 if name not in arrays:
                     content = contents.get(name) or _download(f"{address}/{name}.gz", verbose)
@@ -111,9 +111,9 @@ def from_mirrors(known: Known, missing: dict[str, str], cache: Path | None, say:
     return arrays
 
 
-def _unpacked(known: Known, names: Iterable[str], address: str, verbose: bool) -> dict[str, bytes]:
-    """These files out of the archive at an address, which is not opened before its hash is right."""
-    archive, md5 = known.archive
+def _unpacked(known: tuple[str, str], names: Iterable[str], address: str, verbose: bool) -> dict[str, bytes]:
+    """These files out of the archive (name, MD5) at an address, which is not opened before its hash is right."""
+    archive, md5 = known
     content = _download(f"{address}/{archive}", verbose, ARCHIVE)
     got = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if got != md5:
@@ -125,7 +125,8 @@ def _unpacked(known: Known, names: Iterable[str], address: str, verbose: bool) -
             return {name: zipped.read(path) for path, name in paths.items() if name}
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         members = {member: wanted.get(member.name.rpartition("/")[2]) for member in tar if member.isfile()}
-        return {name: tar.extractfile(member).read() for member, name in members.items() if name}
+        files = {name: tar.extractfile(member) for member, name in members.items() if name}
+        return {name: file.read() for name, file in files.items() if file}
 
 
 def from_apt(known: Known, missing: dict[str, str], cache: Path | None, say: Say) -> Arrays:
@@ -144,8 +145,8 @@ def from_apt(known: Known, missing: dict[str, str], cache: Path | None, say: Say
             _run(["dpkg-deb", "-x", packages[0], "content"], folder)
             unpacked = Path(folder, "content", DEBIAN_FOLDER.lstrip("/"))
             arrays = from_folder(unpacked, missing, say)
-            for name in arrays:
-                _keep(file_in(unpacked, name).read_bytes(), name, cache, say)
+            for name, path in files_in(unpacked, arrays).items():
+                _keep(path.read_bytes(), name, cache, say)
     except (DataError, OSError, subprocess.SubprocessError) as error:
         say(f"apt: {error}")
     return arrays
@@ -155,6 +156,11 @@ def file_in(folder: str | os.PathLike, name: str) -> Path | None:
     """The path of an IDX file in a folder, plain or with .gz at its end; None if there is neither."""
     paths = (Path(folder, name), Path(folder, f"{name}.gz"))
     return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def files_in(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, Path]:
+    """The paths of those of these files that are there: see `file_in`."""
+    return {name: path for name in names if (path := file_in(folder, name))}
 
 
 def verified(content: bytes, name: str, origin: object, md5: str) -> np.ndarray:
@@ -178,7 +184,7 @@ def decoded(content: bytes, name: str, origin: object) -> tuple[np.ndarray, set[
         array = read_idx(io.BytesIO(content), str(origin), 3 if "images" in name else 1)
         header = idx_header(array.shape)
     inside = hashlib.md5(header, usedforsecurity=False)
-    inside.update(array)
+    inside.update(array.data)
     return array, {inside.hexdigest(), hashlib.md5(content, usedforsecurity=False).hexdigest()}
 
 

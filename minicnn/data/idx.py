@@ -96,7 +96,7 @@ def _read_path(path: str | os.PathLike, ndim: int) -> np.ndarray:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read_array(file: BinaryIO, name: str | os.PathLike, ndim: int, size: int | None) -> np.ndarray:
+def _read_array(file: BinaryIO | gzip.GzipFile, name: str | os.PathLike, ndim: int, size: int | None) -> np.ndarray:
     """Header, checks, bytes. `size` is that of the whole file, None where only reading on can tell it."""
     header = file.read(4 + 4 * ndim)
     if len(header) < 4 + 4 * ndim:

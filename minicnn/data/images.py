@@ -87,14 +87,21 @@ def load_image_folder(
             raise DataError(f"{parts[1]}: got {min(unknown)}, expected the classes of {parts[0]}")
         listed = [_listed(part, names) for part in parts]
     else:
-        listed = split(*_listed(folder, names), float(test), seed)
-    arrays = []
+        listed = list(split(*_listed(folder, names), float(test), seed))
+    arrays: list[np.ndarray] = []
     for (files, labels), what in zip(listed, ("training", "test"), strict=True):
         images, readable = _read(files, size, channels, what, verbose)
         arrays += [images, labels[readable]]
     if absent := set(range(len(names))) - set(arrays[1].tolist()):
         raise DataError(f"{folder}: no training image in {names[min(absent)]}, expected at least one of each class")
-    return Dataset(folder.resolve().name, f"image files in {folder}", *arrays, False, tuple(names))
+    train_images, train_labels, test_images, test_labels = arrays
+    return Dataset(
+        folder.resolve().name,
+        f"image files in {folder}",
+        *(train_images, train_labels, test_images, test_labels),
+        is_sample=False,
+        class_names=tuple(names),
+    )
 
 
 def _folders(folder: Path) -> list[str]:

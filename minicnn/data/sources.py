@@ -8,14 +8,13 @@ of files only say where to look.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from minicnn.data.csv_files import load_csv
 from minicnn.data.dataset import UNKNOWN, Dataset
-from minicnn.data.fetch import Arrays, Say, decoded, file_in, find_or_fetch
+from minicnn.data.fetch import Arrays, Say, decoded, file_in, files_in, find_or_fetch
 from minicnn.data.images import load_image_folder
 from minicnn.data.known import IDX, KNOWN, identify
 from minicnn.errors import DataError
@@ -113,7 +112,7 @@ def _fetched(key: str, arrays: Arrays, place: str) -> Dataset:
 
 
 def _sample() -> Dataset:
-    return _from_files(IDX, SAMPLE_FOLDER, "bundled sample")
+    return _from_files(files_in(SAMPLE_FOLDER, IDX), "bundled sample")
 
 
 def _from_folder(folder: Path, size=None, channels: int = 3, seed: int = 0, verbose: bool = True) -> Dataset:
@@ -124,8 +123,9 @@ def _from_folder(folder: Path, size=None, channels: int = 3, seed: int = 0, verb
         )
     absent = [name for name in IDX if file_in(folder, name) is None]
     for known in KNOWN.values():
-        if known.md5 and all(file_in(folder, name) for name in known.md5):
-            return _from_files(known.md5, folder, f"files in {folder}")
+        found = files_in(folder, known.md5)
+        if found and len(found) == len(known.md5):
+            return _from_files(found, f"files in {folder}")
     tables = [sorted(folder.glob(f"*{part}.csv")) for part in ("train", "test")]
     if all(len(paths) == 1 for paths in tables):
         return _dataset(f"CSV files in {folder}", [], *(load_csv(path, classes=256) for (path,) in tables))
@@ -137,10 +137,9 @@ def _from_folder(folder: Path, size=None, channels: int = 3, seed: int = 0, verb
     )
 
 
-def _from_files(names: Iterable[str], folder: Path, place: str) -> Dataset:
+def _from_files(paths: dict[str, Path], place: str) -> Dataset:
     read = {}
-    for name in names:
-        path = file_in(folder, name)
+    for name, path in paths.items():
         try:
             read[name] = decoded(path.read_bytes(), name, path)
         except OSError as error:

@@ -30,13 +30,13 @@ def stack(chunks: Iterable[np.ndarray]) -> np.ndarray:
             rows += len(chunk)
             if rows * math.prod(chunk.shape[1:]) >= MAPPED:
                 while held:
-                    file.write(held.pop(0))
+                    file.write(held.pop(0).data)
         if not rows:
             raise DataError("no rows")
         if not file.tell():
             return np.concatenate(held)
         while held:
-            file.write(held.pop(0))
+            file.write(held.pop(0).data)
         file.flush()
         return np.memmap(file, np.uint8, "r+", shape=(rows, *chunk.shape[1:]))
 

@@ -16,7 +16,7 @@ def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
     """The block whose lanes waste least on so many output channels: all lanes, or half; of equals all."""
     rows, lanes = best_block(dtype).shape
     cost = {n: -(-outputs // n) * (n + 8) for n in (lanes, lanes // 2)}  # 8: a row's factors are not free either
-    return Block(min(rows, most_rows), min(cost, key=lambda n: cost[n]))
+    return Block(min(rows, most_rows), min(cost, key=cost.__getitem__))
 
 
 def weights_block(rows: int, outputs: int, dtype) -> np.dtype:

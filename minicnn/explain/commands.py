@@ -34,8 +34,8 @@ def write(options: argparse.Namespace) -> None:
     """Read model and image, write the page, and say what is on it."""
     minicnn.use_backend("numpy")
     model = minicnn.load(options.model)
-    *size, channels = model.input_shape
-    data = load_dataset(options.data, tuple(size), channels, verbose=False)
+    h, w, channels = model.input_shape
+    data = load_dataset(options.data, (h, w), channels, verbose=False)
     count = len(data.test_images)
     if not 0 <= options.image < count:
         raise ValueError(

@@ -154,8 +154,8 @@ def _weighted(layer: Conv2D | DepthwiseConv2D | Dense, cut: Cut | None) -> dict:
         w = w.swapaxes(2, 3)  # (kh, kw, 1, c): a convolution whose groups have one channel each
     node["groups"] = layer.input_shape[-1] // w.shape[-2]
     if cut is not None:
-        activate, dx = cut.seen.layer.activate, cut.seen.dx
-        z, dz = activate.x, activate.dx
+        ending, dx = cut.seen.ending or cut.seen, cut.seen.dx
+        z, dz = ending.x, ending.dx
         matters = np.abs(z * dz).reshape(-1, z.shape[-1]).sum(axis=0)
         channels = (cut.room - z.size - dx.size) // (w.size // w.shape[-1])
         if channels < 1:

@@ -23,11 +23,12 @@ class Watched(Layer):
         self.layer, seen[layer.name] = layer, self
         self.name, self.input_shape, self.output_shape = layer.name, layer.input_shape, layer.output_shape
         if isinstance(layer, Residual):
-            layer.branch, layer.shortcut = (
-                [Watched(inner, seen) for inner in path] for path in (layer.branch, layer.shortcut)
-            )
-        if isinstance(getattr(layer, "activate", None), Layer):
-            layer.activate = Watched(layer.activate, seen if layer.activate.name != layer.name else {})
+            for path in (layer.branch, layer.shortcut):
+                path[:] = [Watched(inner, seen) for inner in path]
+        self.ending: Watched | None = None  # the activation that it ends in
+        if isinstance(activate := getattr(layer, "activate", None), Layer):
+            self.ending = Watched(activate, seen if activate.name != layer.name else {})
+            vars(layer).update(activate=self.ending)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         self.x, self.y = x, self.layer.forward(x, True)

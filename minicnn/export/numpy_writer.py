@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def to_numpy(model: Network, path: str | os.PathLike) -> None:
     check_layers(model)
     target = Path(path)
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: w.value.astype(np.float32) for name, w in model.arrays().items()})
+    arrays: dict[str, Any] = {name: w.value.astype(np.float32) for name, w in model.arrays().items()}
+    np.savez(buffer, **arrays)
     if model.parameters.values.size <= MOST_INSIDE:
         text = base64.b64encode(buffer.getvalue()).decode()
         packed = "\n".join(text[i : i + 120] for i in range(0, len(text), 120))
@@ -94,7 +96,8 @@ def program(model: Network, weights: str) -> str:
     """The text of the file; functions that no layer calls, and imports that nothing uses, are left out."""
     lines = _scale(model) + _lines(model.layers, "x", 0)
     answer = "np.concatenate(y)" if model.gives_probabilities else "softmax(np.concatenate(y))"
-    needed, text = set(), "\n".join([*lines, answer])
+    needed: set[str] = set()
+    text = "\n".join([*lines, answer])
     while found := {name for name in re.findall(r"\b(\w+)\(", text) if hasattr(plain, name)} - needed:
         needed |= found
         text = "\n".join(inspect.getsource(getattr(plain, name)) for name in found)

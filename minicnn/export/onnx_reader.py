@@ -24,6 +24,7 @@ import numpy as np
 
 from minicnn import archive
 from minicnn import layers as L
+from minicnn.arguments import pair
 from minicnn.errors import ModelFileError
 from minicnn.export import pointwise
 from minicnn.export.pointwise import FUNCTIONS, LINE, LINEAR, POINTS
@@ -35,6 +36,7 @@ from minicnn.model_files import fill
 from minicnn.network import MOST_LAYERS
 from minicnn.parameters import Parameters
 
+Arrays = dict[str, np.ndarray]  # of a layer, by name
 N = 2**31 - 19  # stands for the number of images where a graph computes with it
 MOVES = {"Cast", "Identity", "Transpose"}
 OF_SHAPES = LINEAR | {"Gather", "Concat", "Slice"}  # computed where all inputs are known
@@ -75,7 +77,7 @@ class Reader:
         self.room = 16 * length + 2**24  # bytes that may be taken
         self.tensors: dict[str, Tensor] = {}
         self.known = {array.name: self.array(array) for array in self.graph.initializer}
-        self.weights: dict[Layer, dict[str, np.ndarray]] = {}
+        self.weights: dict[Layer, Arrays] = {}
         self.scale: tuple[np.ndarray, np.ndarray] | None = None
 
     def model(self) -> Sequential:
@@ -178,8 +180,9 @@ class Reader:
         if self.room < 0:
             raise ValueError("takes more memory than the file's length explains")
 
-    def append(self, x: Tensor, layer: Layer, axes: tuple | None = None, **arrays: np.ndarray) -> Tensor:
+    def append(self, x: Tensor, layer: Layer, arrays: Arrays | None = None, axes: tuple | None = None) -> Tensor:
         """x through one more layer, whose arrays these are."""
+        arrays = arrays or {}
         if len(x.layers) >= MOST_LAYERS:
             raise ValueError(f"expected at most {MOST_LAYERS:,} layers")
         shape = sequence.build([layer], x.shape, Parameters())
@@ -251,20 +254,20 @@ class Reader:
         if x.raw:
             if self.scale is not None and any(map(np.any, np.subtract(self.scale, (factor, shift)))):
                 raise ValueError("the images are standardised in two ways, expected one")
-            if not (factor > 1e-30).all() or not np.isfinite(np.float32([1 / factor, factor, shift])).all():
+            if not (factor > 1e-30).all() or not np.isfinite(np.array([1 / factor, factor, shift], np.float32)).all():
                 raise ValueError("expected uint8 images to be multiplied by finite numbers above 0")
             self.scale = factor, shift
             return x._replace(raw=False)
         if (factor == 1).all() and not shift.any():
             return x
         last = x.layers[-1] if x.layers else None
-        if (factor == 1).all() and getattr(last, "use_bias", True) is False:
+        if (factor == 1).all() and isinstance(last, L.Conv2D | L.DepthwiseConv2D | L.Dense) and not last.use_bias:
             layer = type(last)(**last.config() | {"use_bias": True})
             before = Tensor(x.layers[:-1], last.input_shape, x.axes)
-            return self.append(before, layer, **self.weights[last], b=shift)
-        zeros, layer = np.zeros(len(shift)), L.BatchNorm()
-        variance = zeros + (1 - layer.epsilon)
-        return self.append(x, layer, gamma=factor, beta=shift, mean=zeros, variance=variance)
+            return self.append(before, layer, self.weights[last] | {"b": shift})
+        zeros, norm = np.zeros(len(shift)), L.BatchNorm()
+        variance = zeros + (1 - norm.epsilon)
+        return self.append(x, norm, dict(gamma=factor, beta=shift, mean=zeros, variance=variance))
 
     def residual(self, a: Tensor, b: Tensor) -> Tensor:
         """The end of a block that began where the two lists of layers part."""
@@ -291,7 +294,7 @@ class Reader:
             names = [name for name, kind in activations.BY_NAME.items() if repr(kind()) == repr(layer)]
             if config["activation"] is None and names:
                 config["activation"] = names[0]
-            elif config["activation"] is None and (type(head), type(layer)) == (L.Conv2D, L.BatchNorm):
+            elif config["activation"] is None and type(head) is L.Conv2D and type(layer) is L.BatchNorm:
                 norm = self.weights[layer]
                 factor = norm["gamma"] / np.sqrt(norm["variance"] + layer.epsilon)
                 b = norm["beta"] + (arrays.get("b", 0) - norm["mean"]) * factor
@@ -299,7 +302,7 @@ class Reader:
             else:
                 break
             made = type(head)(**config)
-            self.append(Tensor((), head.input_shape, ()), made, **arrays)
+            self.append(Tensor((), head.input_shape, ()), made, arrays)
             layers = (made, *rest)
         return layers
 
@@ -369,7 +372,7 @@ class Reader:
                     raise ValueError("expected channels on the second axis, and no training mode")
                 arrays = [self.features(x, self.constant(name)) for name in names[1:]]
                 layer = L.BatchNorm(epsilon=options.get("epsilon", 1e-5))
-                return self.append(x, layer, **dict(zip(("gamma", "beta", "mean", "variance"), arrays, strict=True)))
+                return self.append(x, layer, dict(zip(("gamma", "beta", "mean", "variance"), arrays, strict=True)))
             case "Softmax":
                 axis = options.get("axis", -1 if self.opset >= 13 else 1)
                 if x.axes[axis] != len(x.shape) or (self.opset < 13 and len(x.shape) > 1):
@@ -389,9 +392,10 @@ class Reader:
         groups, bias = options.get("group", 1), {} if b is None else {"b": b}
         slide = self.slide(x, w.shape[2:], options)
         if 1 < groups == x.shape[2] == len(w):
-            return self.append(x, L.DepthwiseConv2D(**slide, use_bias=b is not None), w=w.transpose(2, 3, 0, 1), **bias)
+            depthwise = L.DepthwiseConv2D(**slide, use_bias=b is not None)
+            return self.append(x, depthwise, {"w": w.transpose(2, 3, 0, 1), **bias})
         layer = L.Conv2D(len(w), **slide, groups=groups, use_bias=b is not None)
-        return self.append(x, layer, w=w.transpose(2, 3, 1, 0), **bias)
+        return self.append(x, layer, {"w": w.transpose(2, 3, 1, 0), **bias})
 
     def dense(self, x: Tensor, w, b=None, *, options: dict) -> Tensor:
         """Gemm's alpha, beta and transposed weights, or MatMul's none."""
@@ -402,7 +406,7 @@ class Reader:
             raise ValueError(f"got weights of shape {w.shape}, expected ({x.shape[0]}, units)")
         bias = {} if b is None else {"b": np.broadcast_to(b.ravel(), w.shape[1:]) * options.get("beta", 1.0)}
         w = self.features(x, w) * options.get("alpha", 1.0)
-        return self.append(x._replace(order=None), L.Dense(w.shape[1], use_bias=b is not None), w=w, **bias)
+        return self.append(x._replace(order=None), L.Dense(w.shape[1], use_bias=b is not None), {"w": w, **bias})
 
     def pool(self, op: str, x: Tensor, options: dict) -> Tensor:
         """Windows without gaps; a mean of pixels in the image only."""
@@ -428,7 +432,7 @@ class Reader:
             raise ValueError(f"got {x.shape}, expected rows and columns of an image to be reduced")
         layer = L.GlobalMaxPool2D() if "Max" in op else L.GlobalAveragePool2D()
         left = [0 if a == 0 else 1 if a == 3 else None for a in x.axes]
-        return self.append(x, layer, tuple(a for a in left if keep or a is not None))
+        return self.append(x, layer, axes=tuple(a for a in left if keep or a is not None))
 
     def reshape(self, op: str, x: Tensor, names: list[str], options: dict) -> Tensor:
         """A flatten, or axes of length 1 that come or go."""
@@ -455,7 +459,7 @@ class Reader:
             return x._replace(axes=(0, 1))
         if len(target) == 2:
             ordered = [a for a in x.axes if a is not None] == list(range(len(x.shape) + 1))
-            return self.append(x, L.Flatten(), (0, 1))._replace(order=None if ordered else (x.shape, x.axes))
+            return self.append(x, L.Flatten(), axes=(0, 1))._replace(order=None if ordered else (x.shape, x.axes))
         if [s for s in target[1:] if s > 1] != [s for s in sizes if s > 1]:
             raise ValueError(f"got {sizes} to {target[1:]}, expected a flatten")
         long = iter([a for a, s in zip(x.axes[1:], sizes, strict=True) if s > 1])
@@ -468,21 +472,21 @@ class Reader:
 
     def slide(self, x: Tensor, size: Sequence[int], options: dict) -> dict:
         """A window's arguments; padding must be alike on both sides, or what "same" means."""
-        size, stride = tuple(map(int, size)), tuple(options.get("strides", (1, 1)))
-        dilation, auto = tuple(options.get("dilations", (1, 1))), options.get("auto_pad", b"NOTSET").decode()
-        same = make_window(L.MaxPool2D(), x.shape, size, stride, "same", dilation).padding
+        kernel, stride = pair(size, "kernel_shape"), pair(options.get("strides", 1), "strides")
+        dilation, auto = pair(options.get("dilations", 1), "dilations"), options.get("auto_pad", b"NOTSET").decode()
+        same = make_window(L.MaxPool2D(), x.shape, kernel, stride, "same", dilation).padding
         top, left, bottom, right = options.get("pads", (0, 0, 0, 0))
         if auto == "SAME_LOWER":
             (bottom, top), (right, left) = same
         if auto == "SAME_UPPER" or ((top, bottom), (left, right)) == same:
-            padding = "same"
+            padding: str | tuple[int, int] = "same"
         elif auto == "VALID":
             padding = "valid"
         elif (top, left) == (bottom, right):
             padding = (top, left)
         else:
             raise ValueError(f"got pads {[top, left, bottom, right]}, expected the same on both sides, or {same}")
-        return {"kernel_size": size, "stride": stride, "padding": padding, "dilation": dilation}
+        return {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
 
 
 def _is_activation(x: Tensor) -> bool:

@@ -23,7 +23,7 @@ from minicnn.network import Network
 
 OPSET, IR = 20, 9  # the first with Gelu; what files of its time are called
 
-POINTWISE = {L.ReLU: "Relu", L.Sigmoid: "Sigmoid", L.Tanh: "Tanh"}
+POINTWISE: dict[type[Layer], str] = {L.ReLU: "Relu", L.Sigmoid: "Sigmoid", L.Tanh: "Tanh"}
 
 
 def to_onnx(model: Network, path: str | os.PathLike) -> None:
@@ -145,12 +145,16 @@ class Graph:
 
     def convolution(self, layer: L.Conv2D | L.DepthwiseConv2D, x: str) -> str:
         """Weights (kh, kw, c/groups, filters) as (filters, c/groups, kh, kw), depthwise (kh, kw, c, 1) as (c, 1, kh, kw)."""
-        w, depthwise = layer.w.value, isinstance(layer, L.DepthwiseConv2D)
-        arrays = [self.array(f"{layer.name}/w", w.transpose(2, 3, 0, 1) if depthwise else w.transpose(3, 2, 0, 1))]
+        w = layer.w.value
+        if isinstance(layer, L.DepthwiseConv2D):
+            w, groups = w.transpose(2, 3, 0, 1), w.shape[2]
+        else:
+            w, groups = w.transpose(3, 2, 0, 1), layer.groups
+        arrays = [self.array(f"{layer.name}/w", w)]
         if layer.use_bias:
             arrays.append(self.array(f"{layer.name}/b", layer.b.value))
-        options = {"group": w.shape[2] if depthwise else layer.groups, "dilations": layer.dilation}
-        return self.node("Conv", x, *arrays, output=layer.name, **options, **_window(layer))
+        options = {"group": groups, "dilations": layer.dilation, **_window(layer)}
+        return self.node("Conv", x, *arrays, output=layer.name, **options)
 
 
 def _window(layer) -> dict:

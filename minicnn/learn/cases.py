@@ -9,6 +9,7 @@ and the arrays of the gradients are not 0 before.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +21,12 @@ from minicnn.optimizers import SGD
 from minicnn.parameters import Parameter, Parameters
 from minicnn.run import Run
 
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
 BEFORE = 7.0  # what stands in every gradient before backward writes it
 
 
-def build(layer: Layer, x: np.ndarray, **values: np.ndarray) -> tuple[Layer, dict[str, np.ndarray]]:
+def build(layer: AnyLayer, x: np.ndarray, **values: np.ndarray) -> tuple[AnyLayer, dict[str, np.ndarray]]:
     """The layer, built for x with these weights, and the arrays that its backward must write, by name."""
     parameters = Parameters(str(x.dtype))
     sequence.build([layer], x.shape[1:], parameters)
@@ -137,7 +140,7 @@ def convolution_inputs(*names: str) -> list[dict]:
     normal, cases = draw(4), []
     for (window, shape), filters in zip(WINDOWS, (9, 8, 10, 10), strict=True):
         (n, _, _, c), (kh, kw), (oh, ow) = shape, window.size, window.positions(shape[1:])
-        arrays = dict(x=normal(shape), w=normal((kh, kw, c, filters)), dy=normal((n, oh, ow, filters)))
+        arrays: dict[str, Any] = dict(x=normal(shape), w=normal((kh, kw, c, filters)), dy=normal((n, oh, ow, filters)))
         arrays |= dict(dwindows=normal((n, oh, ow, kh, kw, c)), x_shape=shape, fill=-1.5)
         cases.append({name: arrays[name] for name in names} | {"window": window})
     return and_float32(cases)
@@ -254,9 +257,21 @@ def run_training(solution, images, labels, batches) -> dict:
     model = Network(layers, images.shape[1:], dtype="float64")
     optimizer, loss = SGD(momentum=0.5), CrossEntropy()
     run = Run(
-        **dict(model=model, images=images, targets=labels, validation=None, epochs=1, batch_size=4),
-        **dict(optimizer=optimizer, loss=loss, plain_loss=loss, schedule=lambda step: 0.1 + 0.2 * step),
-        **dict(augment=None, callbacks=[], seed=0, verbose=False, rate_scale=0.5),
+        model=model,
+        images=images,
+        targets=labels,
+        validation=None,
+        epochs=1,
+        batch_size=4,
+        optimizer=optimizer,
+        loss=loss,
+        plain_loss=loss,
+        schedule=lambda step: 0.1 + 0.2 * step,
+        augment=None,
+        callbacks=[],
+        seed=0,
+        verbose=False,
+        rate_scale=0.5,
     )
     order = np.random.default_rng(9).permutation(len(images))
     for size in batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import minicnn
@@ -179,4 +180,4 @@ def train(epochs: int) -> int:
     return 0
 
 
-COMMANDS = {"list": show, "start": start, "check": check, "hint": hint, "train": train}
+COMMANDS: dict[str, Callable[..., int]] = {"list": show, "start": start, "check": check, "hint": hint, "train": train}

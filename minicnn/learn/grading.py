@@ -102,10 +102,10 @@ def _difference(exercise: Exercise, case: dict, tried: Attempt, expected: dict) 
             hint = diagnose(exercise, case, name, got, value)
             return _first_difference(exercise, name, got, value) + (f"\n    hint: {hint}" if hint else "")
     for name, value in expected.items():
-        got, dtype = tried.results[name].dtype, np.asarray(value).dtype
-        if got != dtype and np.ndim(value):
+        kind, dtype = tried.results[name].dtype, np.asarray(value).dtype
+        if kind != dtype and np.ndim(value):
             return (
-                f"{name}: got {got}, expected {dtype}\n    hint: the inputs are {dtype}, and so is the answer:"
+                f"{name}: got {kind}, expected {dtype}\n    hint: the inputs are {dtype}, and so is the answer:"
                 " np.zeros and np.where(..., 0.0, 1.0) need to be told, .astype(x.dtype)"
             )
     if tried.changed:

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,8 +63,9 @@ def _run(exercise: Exercise, path: Path, limits: Limits, answer: Path, printed: 
     environment |= {"PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "minicnn.learn.sandbox", exercise.name, str(path), str(answer), str(limits.memory)]
     with open(printed, "wb") as out:
-        options = dict(stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True)
-        child = subprocess.Popen(command, **options)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
         try:
             code = child.wait(limits.seconds)
         except subprocess.TimeoutExpired:
@@ -92,8 +93,9 @@ def _end(child: subprocess.Popen) -> None:
 def write(attempts: list[Attempt], path: Path) -> None:
     """The results as arrays, everything else as JSON."""
     rest = [tried._replace(results={}) for tried in attempts]
-    arrays = {f"{i}:{name}": array for i, tried in enumerate(attempts) for name, array in tried.results.items()}
-    np.savez(path, json=np.array(json.dumps(rest)), **arrays)
+    results = {f"{i}:{name}": array for i, tried in enumerate(attempts) for name, array in tried.results.items()}
+    arrays: dict[str, Any] = {"json": np.array(json.dumps(rest)), **results}
+    np.savez(path, **arrays)
 
 
 def _read(path: Path) -> list[Attempt]:

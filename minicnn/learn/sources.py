@@ -65,16 +65,21 @@ from __future__ import annotations
 def _empty(exercise: Exercise, part: str) -> str:
     """The signature of a method or function with its docstring, and a body that says it is missing."""
     text = source(exercise, part)
-    signature = "\n".join(text.splitlines()[: ast.parse(text).body[0].body[0].lineno - 1])
+    signature = "\n".join(text.splitlines()[: _definition(text).body[0].lineno - 1])
     docstring = _docstring(exercise, getattr(exercise.owner, part))
     body = f"{docstring}\n" if docstring else ""
     body += f'raise NotImplementedError("{part} is not written yet")'
     return f"{signature}\n{textwrap.indent(body, '    ')}"
 
 
+def _definition(text: str) -> ast.FunctionDef | ast.ClassDef:
+    """The function or class that a text begins with."""
+    return next(node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+
+
 def _docstring(exercise: Exercise, thing) -> str:
     """The docstring in its quotes, without what gives the answer away; "" where nothing is left of it."""
-    whole = ast.get_docstring(ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0])
+    whole = ast.get_docstring(_definition(textwrap.dedent(inspect.getsource(thing))))
     kept = []
     for paragraph in whole.split("\n\n") if whole else []:
         if not paragraph.lstrip().startswith(exercise.left_out or ("\0",)):

@@ -64,7 +64,7 @@ def accuracies() -> dict[str, dict]:
 
 def title(name: str) -> str:
     """What is wrong, in a few words: the docstring's first line."""
-    return exhibit(name).__doc__.splitlines()[0].rstrip(".")
+    return (exhibit(name).__doc__ or name).splitlines()[0].rstrip(".")
 
 
 def told(result: list[float] | str) -> str:

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     measured = accuracies()
     if options.exhibit:
-        say(exhibit(options.exhibit).__doc__.strip())
+        say((exhibit(options.exhibit).__doc__ or "").strip())
         say(f"\nFound in: {exhibit(options.exhibit).SOURCE}")
         say(f"Accuracy with the bug: {told(measured[options.exhibit]['with'])}")
         say(f"Accuracy without it:   {told(measured[options.exhibit]['without'])}")

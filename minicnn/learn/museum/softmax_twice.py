@@ -29,10 +29,10 @@ SOURCE = "tflearn/tflearn #562, NVIDIA/DeepLearningExamples #468"
 class SoftmaxTwice(CrossEntropy):
     """Takes the softmax of its outputs, and hands that to the cross-entropy of logits."""
 
-    def __call__(self, outputs, targets):
+    def __call__(self, outputs, targets, sample_weight=None):
         softmax = Softmax()
         probabilities = softmax.forward(outputs, training=True)
-        loss, dprobabilities = super().__call__(probabilities, targets)
+        loss, dprobabilities = super().__call__(probabilities, targets, sample_weight)
         return loss, softmax.backward(dprobabilities)
 
 
