@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from minicnn.engine.behind import Behind
 from minicnn.engine.memory import Turns, contiguous, empty
@@ -31,7 +32,7 @@ class Step(Layer):
     def layers(self) -> list[Layer]:
         return [inner for layer in self.fused for inner in layer.layers()]
 
-    def buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def buffer(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """An uninitialised array of this step's own; a smaller batch than before gets the front part of it."""
         have = self.buffers.get(name)
         if have is None or have.dtype != dtype or have.shape[1:] != shape[1:] or len(have) < shape[0]:
