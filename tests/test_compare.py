@@ -45,7 +45,7 @@ def test_a_table_a_json_and_a_chart(tmp_path):
     assert len(net["rounds"]) == 2 and all(r["peak"] > 1e8 for r in net["rounds"])
     for turn in (r[name] for r in net["rounds"] for name in net["setup"]):
         assert set(turn) == {"train", "batch", "one/1", "busy/1"}
-        assert all(0 < t["seconds"] < 10 and t["p99"] > 0 for t in turn.values())
+        assert all(t["seconds"] > 0 and t["p99"] > 0 for t in turn.values())
     assert "net A" in done.stdout and "minicnn-numpy" in done.stdout
     assert file.with_suffix(".png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
