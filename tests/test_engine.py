@@ -141,6 +141,7 @@ def network_of(layer, shape, dtype, padding=None):
     if padding is not None:
         layer.window = layer.window._replace(padding=padding)
         layer.output_shape = network.output_shape = (*layer.window.positions(shape), layer.filters)
+        layer.activate.output_shape = layer.output_shape
     for step in network.steps:
         step.needs_dx = True
     return network
