@@ -81,17 +81,13 @@ def fit(
     RuntimeError.
     """
     optimizer, loss, ranks = optimizers.get(optimizer), losses.get(loss), ranks or Ranks()
-    images, targets = _checked(self, x, y, loss)
-    weights = None if sample_weight is None else _sample_weights(sample_weight, len(images))
-    validation = _validation(self, validation_data, loss)
-    if number(validation_split, "validation_split", least=0, below=1):
-        first = _first_of_the_last(validation_split, images, validation)
-        validation = images[first:], targets[first:]
-        images, targets, weights = images[:first], targets[:first], None if weights is None else weights[:first]
+    data = _training_data(self, loss, x, y, sample_weight)
+    data, validation = _validation_data(self, loss, data, validation_data, validation_split)
     run = Run(
         model=self,
-        images=images,
-        targets=targets,
+        images=data.images,
+        targets=data.targets,
+        sample_weight=data.weights,
         validation=validation,
         epochs=integer(epochs, "epochs"),
         batch_size=integer(batch_size, "batch_size"),
@@ -104,28 +100,15 @@ def fit(
         seed=integer(seed, "seed", least=0),
         verbose=verbose and not ranks.rank,
         shuffle=flag(shuffle, "shuffle"),
-        sample_weight=weights,
         steps_per_epoch=None if steps_per_epoch is None else integer(steps_per_epoch, "steps_per_epoch"),
         ranks=ranks,
     )
     _check_settings(run, checkpoint)
-    if ranks.rank:
-        run.callbacks, checkpoint = [c for c in run.callbacks if not c.writes], None
-    for layer in self.all_layers():
-        if isinstance(layer, Dropout):
-            layer.seed = (*layer.seed[:2], *ranks.key)
     inputs.warn_of_scale(run.images, self.scale, training=True)
     if not self.fitting.acquire(blocking=False):
         raise RuntimeError("fit: this model is in training already; make a model for each thread")
     try:
-        optimizer.attach(self.parameters)
-        for callback in run.callbacks:
-            callback.on_train_begin(run)
-        with checkpoint.of(run) if checkpoint else nullcontext(lambda **moment: None) as save:
-            self.scale.learn(run.images)
-            ranks.agree([owner for owner in owners(run).values() if not getattr(owner, "writes", False)])
-            self.history = run.history  # as in Keras; it survives an interrupted run
-            _train(run, save)
+        _train(run, checkpoint)
     finally:
         self.fitting.release()
     return run.history
@@ -171,34 +154,47 @@ def _checked(model: Network, x, y, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
     return x, inputs.check_targets(y, len(x), model.output_shape, loss.classifies)
 
 
-def _validation(model: Network, data, loss: Loss) -> tuple[np.ndarray, np.ndarray] | None:
-    """The validation data, checked, if there are any."""
-    if data is None:
-        return None
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise ValueError(f"validation_data: got {_kind(data)}, expected (images, targets)")
-    images, targets = data
-    return _checked(model, images, targets, loss)
+class _Data(NamedTuple):
+    """What to train on: images, a target for each, and a weight for each where there are any."""
+
+    images: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None
 
 
-def _sample_weights(weights, count: int) -> np.ndarray:
-    """A weight for each image, checked."""
-    weights = inputs.plain(weights, "sample_weight")
-    if weights.shape != (count,) or weights.dtype.kind not in "fiu":
-        raise DataError(f"sample_weight: got {weights.dtype} of shape {weights.shape}, expected numbers ({count},)")
+def _training_data(model: Network, loss: Loss, x, y, sample_weight) -> _Data:
+    """The training data, checked."""
+    images, targets = _checked(model, x, y, loss)
+    if sample_weight is None:
+        return _Data(images, targets, None)
+    weights = inputs.plain(sample_weight, "sample_weight")
+    if weights.shape != (len(images),) or weights.dtype.kind not in "fiu":
+        got = f"got {weights.dtype} of shape {weights.shape}"
+        raise DataError(f"sample_weight: {got}, expected numbers ({len(images)},)")
     if not ((weights >= 0) & (weights <= 1e30)).all() or not weights.any():
         raise DataError("sample_weight: expected numbers from 0 to 1e30, and not all of them zero")
-    return weights
+    return _Data(images, targets, weights)
 
 
-def _first_of_the_last(share: float, images: np.ndarray, validation) -> int:
-    """The index of the first image that validation_split holds out."""
-    if validation is not None:
+def _validation_data(
+    model: Network, loss: Loss, data: _Data, given, share: float
+) -> tuple[_Data, tuple[np.ndarray, np.ndarray] | None]:
+    """What is left to train on, and the validation data, checked: those that are given, or this share of the data."""
+    share, count = number(share, "validation_split", least=0, below=1), len(data.images)
+    if given is not None and share:
         raise ValueError("validation_split: got it and validation_data, expected one of them")
-    first = len(images) - round(share * len(images))
-    if not 0 < first < len(images):
-        raise DataError(f"validation_split: got {share} of {len(images)} images, expected at least one on each side")
-    return first
+    if given is not None:
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValueError(f"validation_data: got {_kind(given)}, expected (images, targets)")
+        images, targets = given
+        return data, _checked(model, images, targets, loss)
+    if not share:
+        return data, None
+    first = count - round(share * count)
+    if not 0 < first < count:
+        raise DataError(f"validation_split: got {share} of {count} images, expected at least one on each side")
+    weights = None if data.weights is None else data.weights[:first]
+    return _Data(data.images[:first], data.targets[:first], weights), (data.images[first:], data.targets[first:])
 
 
 def _kind(value) -> str:
@@ -240,7 +236,25 @@ def _weighted(loss: Loss, class_weight) -> Loss:
     return loss
 
 
-def _train(run: Run, save: Callable) -> None:
+def _train(run: Run, checkpoint: Checkpoint | None) -> None:
+    """The run from its start, or from the checkpoint on; only the first rank writes files."""
+    model, ranks = run.model, run.ranks
+    if ranks.rank:
+        run.callbacks, checkpoint = [c for c in run.callbacks if not c.writes], None
+    for layer in model.all_layers():
+        if isinstance(layer, Dropout):
+            layer.seed = (*layer.seed[:2], *ranks.key)
+    run.optimizer.attach(model.parameters)
+    for callback in run.callbacks:
+        callback.on_train_begin(run)
+    with checkpoint.of(run) if checkpoint else nullcontext(lambda **moment: None) as save:
+        model.scale.learn(run.images)
+        ranks.agree([owner for owner in owners(run).values() if not getattr(owner, "writes", False)])
+        model.history = run.history  # as in Keras; it survives an interrupted run
+        _epochs(run, save)
+
+
+def _epochs(run: Run, save: Callable) -> None:
     """Epoch after epoch; `save` is called after every step, after every epoch and at the end."""
     try:
         while run.epoch < run.epochs and not run.stop:
