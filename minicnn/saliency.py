@@ -63,9 +63,8 @@ def feature_maps(model: Network, image: np.ndarray) -> dict[str, np.ndarray]:
 
     Those that are images themselves are what `minicnn.plots.feature_maps` draws.
     """
-    image = inputs.plain(image, "images")
-    single = image.shape == model.input_shape
-    images = inputs.check_images(image[None] if single else image, model.input_shape, model.dtype)
+    images, single = inputs.as_batch(image, model.input_shape)
+    images = inputs.check_images(images, model.input_shape, model.dtype)
     maps: dict[str, np.ndarray] = {}
     with model.lock:
         layers, x = as_in_use(model.layers), model.batch(images, np.arange(len(images))).copy()

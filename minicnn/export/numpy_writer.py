@@ -19,9 +19,27 @@ from minicnn.export.known import check_layers, takes_bytes
 from minicnn.files import atomic_write
 from minicnn.layers import Layer
 from minicnn.layers.activations import Identity
+from minicnn.layers.windows import Window
 from minicnn.network import Network
 
 MOST_INSIDE = 1_000_000  # numbers, in some five megabytes of text; beyond, they lie in a file of their own
+
+USUAL = Window((1, 1))
+CALLS: dict[type[Layer], str] = {  # of the functions in plain.py; a class that is not here is called by its name
+    Identity: "",
+    L.Dropout: "",
+    L.Conv2D: "conv({x}, {arrays}{options})",
+    L.DepthwiseConv2D: "depthwise_conv({x}, {arrays}{options})",
+    L.Dense: "dense({x}, {arrays})",
+    L.BatchNorm: "batch_norm({x}, {arrays}, epsilon={layer.epsilon})",
+    L.MaxPool2D: "max_pool({x}, {layer.pool_size}{options})",
+    L.AveragePool2D: "average_pool({x}, {layer.pool_size}{options})",
+    L.GlobalMaxPool2D: "{x}.max(axis=(1, 2))",
+    L.GlobalAveragePool2D: "{x}.mean(axis=(1, 2))",
+    L.Flatten: "{x}.reshape(len({x}), -1)",
+    L.LeakyReLU: "leaky_relu({x}, {layer.negative_slope})",
+    L.Tanh: "np.tanh({x})",
+}
 
 FILE = '''"""A network that minicnn trained, in NumPy alone. As a program it prints the class of each image:
 
@@ -140,38 +158,13 @@ def _lines(layers: Sequence[Layer], x: str, depth: int) -> list[str]:
 
 def _call(layer: Layer, x: str) -> str:
     """What a layer computes before its activation, as Python; nothing where that is its input."""
-    arrays = f'{x}, *W["{layer.name}"]'
-    match layer:
-        case Identity() | L.Dropout():
-            return ""
-        case L.Conv2D():
-            groups = f", groups={layer.groups}" if layer.groups > 1 else ""
-            return f"conv({arrays}{groups}{_window(layer)})"
-        case L.DepthwiseConv2D():
-            return f"depthwise_conv({arrays}{_window(layer)})"
-        case L.Dense():
-            return f"dense({arrays})"
-        case L.BatchNorm():
-            return f"batch_norm({arrays}, epsilon={layer.epsilon})"
-        case L.MaxPool2D():
-            return f"max_pool({x}, {layer.pool_size}{_window(layer)})"
-        case L.AveragePool2D():
-            return f"average_pool({x}, {layer.pool_size}{_window(layer)})"
-        case L.GlobalMaxPool2D():
-            return f"{x}.max(axis=(1, 2))"
-        case L.GlobalAveragePool2D():
-            return f"{x}.mean(axis=(1, 2))"
-        case L.Flatten():
-            return f"{x}.reshape(len({x}), -1)"
-        case L.LeakyReLU():
-            return f"leaky_relu({x}, {layer.negative_slope})"
-        case L.Tanh():
-            return f"np.tanh({x})"
-    return f"{type(layer).__name__.lower()}({x})"
+    usual = f"{type(layer).__name__.lower()}({{x}})"
+    arrays = f'*W["{layer.name}"]'
+    return CALLS.get(type(layer), usual).format(x=x, layer=layer, arrays=arrays, options=_options(layer))
 
 
-def _window(layer) -> str:
-    """How a window slides, as arguments, where it is not as usual."""
-    told = {"stride": layer.stride, "padding": layer.window.padding, "dilation": layer.window.dilation}
-    usual = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1)}
+def _options(layer: Layer) -> str:
+    """A convolution's groups and how a window slides, as arguments, where they are not as usual."""
+    told = {"groups": getattr(layer, "groups", 1), **getattr(layer, "window", USUAL)._asdict()}
+    usual = {"groups": 1, **USUAL._asdict(), "size": told["size"]}
     return "".join(f", {name}={value}" for name, value in told.items() if value != usual[name])
