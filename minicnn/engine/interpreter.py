@@ -281,6 +281,7 @@ def _points_to_outputs(like, points, m, sums, step, weights, bias, op, y, shape)
 
 @kernel
 def window(block, op, begin, count, tables, weights, m):
+    """The kernel of an operation on windows, for `count` images from `begin` on: see `_window`."""
     for image in range(begin, begin + count):
         _window(zeros(m, block)[0], op, m, _at(op, X, image), _at(op, Y, image), weights)
 
@@ -362,6 +363,7 @@ def numbers(block, op, begin, count, tables, weights, m):
 
 @kernel
 def softmax(block, op, begin, count, tables, weights, m):
+    """The kernel of a softmax of each pixel's channels, for `count` images from `begin` on."""
     for image in range(begin, begin + count):
         _softmax(m, _at(op, X, image), op[X + H] * op[X + W], op[X + C], m, _at(op, Y, image))
 

@@ -47,22 +47,27 @@ def average_pool(x, size, **window):
 
 
 def relu(x):
+    """The larger of x and 0."""
     return np.maximum(x, 0)
 
 
 def leaky_relu(x, slope):
+    """x where x > 0, slope * x elsewhere."""
     return np.where(x > 0, x, slope * x)
 
 
 def sigmoid(x):
+    """1 / (1 + exp(-x)), written with tanh, which cannot overflow."""
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
 def silu(x):
+    """x * sigmoid(x), also called swish."""
     return x * sigmoid(x)
 
 
 def gelu(x):
+    """x times the probability that a standard normal number is below x, in its tanh form."""
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 

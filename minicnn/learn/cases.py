@@ -72,28 +72,33 @@ def and_float32(cases: list[dict]) -> list[dict]:
 
 
 def dense_inputs() -> list[dict]:
+    """x (n, c), w (c, units), b (units,) and dy (n, units) of a dense layer."""
     normal = draw(1)
     sizes = [(4, 3, 5), (3, 6, 2), (1, 2, 4)]
     return and_float32([dict(x=normal((n, c)), w=normal((c, u)), b=normal(u), dy=normal((n, u))) for n, c, u in sizes])
 
 
 def dense_forward_inputs() -> list[dict]:
+    """As `dense_inputs`, without dy."""
     return [{k: v for k, v in case.items() if k != "dy"} for case in dense_inputs()]
 
 
 def run_dense_forward(solution, x, w, b) -> dict:
+    """y of a class of dense layers, and the x that its forward kept."""
     layer, _ = build(solution(w.shape[1]), x, w=w, b=b)
     y = layer.forward(x, training=True)
     return {"y": y, "the x that is kept": kept(layer, "x")[0]}
 
 
 def run_dense_backward(solution, x, w, b, dy) -> dict:
+    """dw, db and dx of a class of dense layers."""
     layer, gradients = build(solution(w.shape[1]), x, w=w, b=b)
     layer.forward(x, training=True)
     return run_backward(layer, gradients, dy)
 
 
 def relu_inputs() -> list[dict]:
+    """x and dy of one shape, with zeros in x."""
     normal = draw(2)
     first, second = normal((3, 5)), normal((2, 4, 3, 5))
     second[0, 1], second[1, :, 2] = 0, 0  # at 0 the gate is shut
@@ -101,11 +106,13 @@ def relu_inputs() -> list[dict]:
 
 
 def run_relu(solution, x, dy) -> dict:
+    """y and dx of a class of activations."""
     layer = solution()
     return {"y": layer.forward(x, training=True), "dx": layer.backward(dy)}
 
 
 def cross_entropy_inputs() -> list[dict]:
+    """logits and truth (n, classes) and weights (n,) of sum 1, some logits so large that exp overflows."""
     normal = draw(3)
     cases = []
     for n, classes, scale in ((4, 3, 1), (3, 7, 400)):
@@ -119,6 +126,7 @@ def cross_entropy_inputs() -> list[dict]:
 
 
 def run_cross_entropy(solution, logits, truth, weights) -> dict:
+    """The loss and dlogits that the `formula` of a class of losses gives."""
     pair = solution().formula(logits, truth, weights)
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f"formula gave {type(pair).__name__}, expected the pair (loss, dlogits)")
@@ -147,30 +155,37 @@ def convolution_inputs(*names: str) -> list[dict]:
 
 
 def run_windows(solution, x, window, fill) -> dict:
+    """The windows that a function cuts out of x."""
     return {"windows": solution(x, window, fill)}
 
 
 def run_convolve(solution, x, w, window) -> dict:
+    """y of a function that convolves."""
     return {"y": solution(x, w, window)}
 
 
 def db_inputs() -> list[dict]:
+    """dy (n, oh, ow, f) of a convolution."""
     return [{"dy": case["dy"]} for case in convolution_inputs("dy")]
 
 
 def run_db(solution, dy) -> dict:
+    """db of a function of dy."""
     return {"db": solution(dy)}
 
 
 def run_dw(solution, dy, x, window) -> dict:
+    """dw of a function of dy and x."""
     return {"dw": solution(dy, x, window)}
 
 
 def run_add_windows(solution, dwindows, x_shape, window) -> dict:
+    """dx of a function that adds the windows' gradients."""
     return {"dx": solution(dwindows, x_shape, window)}
 
 
 def run_dx(solution, dy, w, x_shape, window) -> dict:
+    """dx of a function of dy and w."""
     return {"dx": solution(dy, w, x_shape, window)}
 
 
@@ -178,6 +193,7 @@ def run_dx(solution, dy, w, x_shape, window) -> dict:
 
 
 def max_pool_inputs() -> list[dict]:
+    """x (n, h, w, c), dy (n, oh, ow, c) and the window, without ties in x and with them."""
     normal, cases = draw(5), []
     for size, stride, padding, shape in (
         ((2, 3), (2, 3), 0, (4, 7, 10, 5)),  # windows that do not overlap
@@ -193,11 +209,13 @@ def max_pool_inputs() -> list[dict]:
 
 
 def run_max_pool(solution, x, dy, window) -> dict:
+    """y and dx of a class of pooling layers."""
     layer, _ = build(solution(window.size, window.stride, tuple(before for before, _ in window.padding)), x)
     return {"y": layer.forward(x, training=True), "dx": layer.backward(dy)}
 
 
 def batch_norm_inputs() -> list[dict]:
+    """x, dy, gamma, beta (c,) and epsilon of a batch normalisation, of rows and of images."""
     normal = draw(6)
     cases = []
     for shape in ((5, 3), (3, 4, 2, 5)):
@@ -208,10 +226,12 @@ def batch_norm_inputs() -> list[dict]:
 
 
 def batch_norm_forward_inputs() -> list[dict]:
+    """As `batch_norm_inputs`, without dy."""
     return [{k: v for k, v in case.items() if k != "dy"} for case in batch_norm_inputs()]
 
 
 def run_batch_norm_forward(solution, x, gamma, beta, epsilon) -> dict:
+    """Of a class of batch normalisation: y in training and in use, what forward kept, and the running statistics."""
     layer, _ = build(solution(0.8, epsilon), x, gamma=gamma, beta=beta)
     y = layer.forward(x, training=True)
     mean, variance = layer.mean.value.copy(), layer.variance.value.copy()
@@ -221,6 +241,7 @@ def run_batch_norm_forward(solution, x, gamma, beta, epsilon) -> dict:
 
 
 def run_batch_norm_backward(solution, x, gamma, beta, epsilon, dy) -> dict:
+    """dgamma, dbeta and dx of a class of batch normalisation."""
     layer, gradients = build(solution(0.8, epsilon), x, gamma=gamma, beta=beta)
     layer.forward(x, training=True)
     return run_backward(layer, gradients, dy)
@@ -230,6 +251,7 @@ def run_batch_norm_backward(solution, x, gamma, beta, epsilon, dy) -> dict:
 
 
 def adam_inputs() -> list[dict]:
+    """w, dw and Adam's two averages (6,), with its settings and how many steps were taken before."""
     normal, cases = draw(7), []
     for steps, keep in ((1, 1.0), (3, 1.0), (3, 0.9)):
         w, dw, mean = normal((3, 6))
@@ -239,6 +261,7 @@ def adam_inputs() -> list[dict]:
 
 
 def run_adam(solution, w, dw, mean, square, rate, keep, steps, beta1, beta2, epsilon) -> dict:
+    """w and the two averages after one `update` of a class of optimizers."""
     optimizer = solution(beta1=beta1, beta2=beta2, epsilon=epsilon)
     optimizer.steps = steps
     w, mean, square = w.copy(), mean.copy(), square.copy()
@@ -247,12 +270,14 @@ def run_adam(solution, w, dw, mean, square, rate, keep, steps, beta1, beta2, eps
 
 
 def training_inputs() -> list[dict]:
+    """Images (11, 6, 5, 2), labels and the sizes of the batches to take."""
     rng = np.random.default_rng(8)
     images, labels = rng.standard_normal((11, 6, 5, 2)), rng.integers(0, 4, 11)
     return [dict(images=images, labels=labels, batches=batches) for batches in ([4], [4, 4, 3])]
 
 
 def run_training(solution, images, labels, batches) -> dict:
+    """What a training step does to a small network: weights, running statistics, and the run's counts."""
     layers = [Conv2D(3, 3, activation="relu"), BatchNorm(), MaxPool2D(2), Flatten(), Dense(4)]
     model = Network(layers, images.shape[1:], dtype="float64")
     optimizer, loss = SGD(momentum=0.5), CrossEntropy()

@@ -78,10 +78,12 @@ def _gives(exercise: Exercise, tried, case: dict, name: str, got: np.ndarray, ex
 
 
 def sign(case, got, expected) -> str:
+    """The numbers are minus what they should be."""
     return "the sign is wrong: every number is minus what it should be" if same(got, -expected) else ""
 
 
 def unchanged(case, got, expected) -> str:
+    """The answer is an input as it came in."""
     for name, value in case.items():
         if isinstance(value, np.ndarray) and same(got, value):
             return f"that is {name} as it came in: where is the result written?"
@@ -89,6 +91,7 @@ def unchanged(case, got, expected) -> str:
 
 
 def not_written(case, got, expected) -> str:
+    """The answer is empty, zero, or what stood in the gradient before."""
     if not got.size and expected.size:
         return "it is empty: x[a:-b] is where b is 0; write x[a : a + length]"
     if not got.any():
@@ -101,6 +104,7 @@ def not_written(case, got, expected) -> str:
 
 
 def transposed(case, got, expected) -> str:
+    """The axes are in another order."""
     if got.ndim != expected.ndim or not 2 <= got.ndim <= 6:
         return ""
     for axes in itertools.permutations(range(expected.ndim)):
@@ -115,6 +119,7 @@ def transposed(case, got, expected) -> str:
 
 
 def reshaped(case, got, expected) -> str:
+    """The shape is another one, of the same numbers."""
     if got.size == expected.size and same(got.ravel(), expected.ravel()):
         return "the numbers are right, in order, and the shape is wrong: reshape"
     if got.ndim == expected.ndim and all(g == e or 1 in (g, e) for g, e in zip(got.shape, expected.shape, strict=True)):
@@ -124,6 +129,7 @@ def reshaped(case, got, expected) -> str:
 
 
 def flipped(case, got, expected) -> str:
+    """The answer is reversed along some of its first four axes."""
     for count in range(1, min(expected.ndim, 4) + 1):
         for axes in itertools.combinations(range(expected.ndim), count):
             if same(got, np.flip(expected, axes)):
@@ -144,6 +150,7 @@ def counts(case: dict) -> dict[str, int]:
 
 
 def factor(case, got, expected) -> str:
+    """Every number is the same number of times too large."""
     if got.shape != expected.shape or not expected.any():
         return ""
     at = np.unravel_index(np.abs(expected).argmax(), expected.shape)
@@ -161,6 +168,7 @@ def factor(case, got, expected) -> str:
 
 
 def not_summed(case, got, expected) -> str:
+    """Some axes of the answer had to be summed over."""
     for count in range(1, got.ndim - expected.ndim + 1):
         for axes in itertools.combinations(range(got.ndim), count):
             if same(got.sum(axis=axes), expected):
@@ -173,6 +181,7 @@ def not_summed(case, got, expected) -> str:
 
 
 def summed_too_much(case, got, expected) -> str:
+    """Some axes were summed over that should have stayed."""
     for count in range(1, expected.ndim + 1):
         for axes in itertools.combinations(range(expected.ndim), count):
             summed = expected.sum(axis=axes)
@@ -183,6 +192,7 @@ def summed_too_much(case, got, expected) -> str:
 
 
 def padding_left(case, got, expected) -> str:
+    """The answer still has its padding."""
     window = case.get("window")
     if window is None or got.ndim != expected.ndim or got.ndim != 4 or got.shape == expected.shape:
         return ""
@@ -192,6 +202,7 @@ def padding_left(case, got, expected) -> str:
 
 
 def shifted(case, got, expected) -> str:
+    """The image is moved by a pixel."""
     if got.shape != expected.shape or got.ndim < 4:
         return ""
     for axis, step in itertools.product((1, 2), (1, -1)):
@@ -370,6 +381,7 @@ def _inputs(exercise: Exercise, case: dict, name: str, got: np.ndarray, expected
 
 
 def overlapping(case, got, expected) -> str:
+    """Right only at pixels that one window sees."""
     window, shape = case.get("window"), case.get("x_shape", np.shape(case.get("x")))
     if window is None or got.shape != expected.shape != () or expected.shape != shape:
         return ""
@@ -383,6 +395,7 @@ def overlapping(case, got, expected) -> str:
 
 
 def at_ties(case, got, expected) -> str:
+    """Wrong in an input with equal numbers in a window."""
     if "window" not in case or "x" not in case or got.shape != expected.shape != () or got.shape != case["x"].shape:
         return ""
     x = case["x"]
@@ -394,6 +407,7 @@ def at_ties(case, got, expected) -> str:
 
 
 def one_index(case, got, expected) -> str:
+    """One index of an axis, the first or the last, is alone right or alone wrong."""
     if got.shape != expected.shape or not got.ndim:
         return ""
     differ = wrong(got, expected)
@@ -409,6 +423,7 @@ def one_index(case, got, expected) -> str:
 
 
 def wrong_shape(case, got, expected) -> str:
+    """What the two shapes tell."""
     if got.shape == expected.shape:
         return ""
     if sorted(got.shape) == sorted(expected.shape):
