@@ -89,7 +89,7 @@ def small_vgg(a: int = 32, b: int = 64, c: int = 128) -> list[Layer]:
     return _vgg([a, b, c], 2, 10)
 
 
-def small_network(input_shape: tuple[int, int, int], classes: int) -> list[Layer]:
+def small_network(input_shape: tuple[int, ...], classes: int) -> list[Layer]:
     """`small_vgg` for images (h, w, c) from 8 x 8 to 256 x 256 pixels and any number of classes.
 
     The last convolutions see 4 to 11 pixels a side, whatever the size: small images are halved once, those of 256

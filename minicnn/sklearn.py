@@ -9,15 +9,18 @@ search.fit(images, labels)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from minicnn import optimizers
 from minicnn.arguments import choice
 from minicnn.callbacks import Callback
+from minicnn.errors import ShapeError
 from minicnn.extras import DISTRIBUTION
-from minicnn.layers import Conv2D, Dense, Flatten, Layer, MaxPool2D
+from minicnn.layers import Dense, Flatten, Layer
 from minicnn.model import Sequential
+from minicnn.recipes import small_network
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -27,13 +30,12 @@ except ImportError as error:
     raise ImportError(f'minicnn.sklearn: {error}: pip install "{DISTRIBUTION}[sklearn]"') from error
 
 
-def small_network(input_shape: tuple[int, ...], classes: int) -> list[Layer]:
-    """Two convolutions and a dense layer for images (h, w, c) of at least 4 x 4 pixels, else two dense layers."""
-    head = [Flatten(), Dense(64, activation="relu"), Dense(classes)]
-    if len(input_shape) != 3 or min(input_shape[:2]) < 4:
-        return head
-    first, second = Conv2D(16, 3, activation="relu"), Conv2D(32, 3, activation="relu")
-    return [first, MaxPool2D(), second, MaxPool2D(), *head]
+def network_for(input_shape: tuple[int, ...], classes: int) -> list[Layer]:
+    """`recipes.small_network` for the images that it takes, else two dense layers."""
+    if len(input_shape) == 3 and classes > 1:
+        with suppress(ShapeError):
+            return small_network(input_shape, classes)
+    return [Flatten(), Dense(64, activation="relu"), Dense(classes)]
 
 
 class MiniCNNClassifier(ClassifierMixin, BaseEstimator):
@@ -41,8 +43,8 @@ class MiniCNNClassifier(ClassifierMixin, BaseEstimator):
 
     X is images (n, h, w, c) or (n, h, w), uint8 or floats, or rows of numbers (n, features), which image_shape makes
     images of; classes may be of any kind that can be sorted. layers is a function of (input_shape, classes) that gives new
-    layers, by default `small_network`; the others are those of `Sequential.fit`, optimizer being a name, and random_state
-    its seed. After fit there are `model_`, `history_`, `classes_` and `n_features_in_`.
+    layers, by default `network_for`; the others are those of `Sequential.fit`, optimizer being a name, and random_state its
+    seed. After fit there are `model_`, `history_`, `classes_` and `n_features_in_`.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class MiniCNNClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         images, seed = self._images(X), int(check_random_state(self.random_state).randint(2**31 - 1))
-        layers = (self.layers or small_network)(images.shape[1:], len(self.classes_))
+        layers = (self.layers or network_for)(images.shape[1:], len(self.classes_))
         self.model_ = Sequential(layers, images.shape[1:], seed=seed)
         self.history_ = self.model_.fit(
             images,

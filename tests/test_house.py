@@ -25,7 +25,8 @@ LEVELS = """
     commands
     learn  explain  export
     minicnn
-    recipes  sklearn
+    sklearn
+    recipes
     model
     training  profiler  gradcheck  saliency  diagnose
     checkpoint
