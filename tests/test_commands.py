@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minicnn import Dense, Flatten, Sequential, load_fashion_mnist, metrics, use_backend
+from minicnn import BatchNorm, Dense, Flatten, Sequential, load_fashion_mnist, metrics, use_backend
 from minicnn.__main__ import COMMANDS
 from minicnn.__main__ import main as minicnn
 from minicnn.commands import train
@@ -109,3 +109,22 @@ def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path)
     small = replace(digits, train_images=image[:, :16, :16])
     with pytest.raises(ValueError, match="--recipe: got record, whose network takes 28 x 28 grey images"):
         train.recipe_for(train.parsed(["--out", str(tmp_path), "--recipe", "record"]), small)
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch_size", "told"),
+    [
+        (38, 2, 128, "38 training images in batches of 128 make 2 steps in all, too few for batch normalisation"),
+        (38, 29, 128, "give --epochs 30 or a smaller --batch-size"),
+        (304, 2, 128, "give --epochs 10 or a smaller --batch-size"),
+        (38, 30, 128, None),
+        (304, 3, 32, None),
+    ],
+)
+def test_too_few_steps_for_batch_normalisation_are_told(images, epochs, batch_size, told, capsys):
+    with_norm = Sequential([Flatten(), Dense(3), BatchNorm()], (4, 4, 1))
+    train.warn_of_few_steps(with_norm, images, epochs, batch_size)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (told is not None) and all(told in line for line in lines)
+    train.warn_of_few_steps(Sequential([Flatten(), Dense(3)], (4, 4, 1)), images, epochs, batch_size)
+    assert capsys.readouterr().err == ""

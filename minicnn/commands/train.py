@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,10 +32,12 @@ from minicnn.data import load_dataset, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
 from minicnn.explain import explain
 from minicnn.files import atomic_write, lock, remove, temporaries
+from minicnn.layers import BatchNorm
 from minicnn.recipes import RECIPES, Recipe, small_network
 from minicnn.say import say, warn
 
 FASHION_SHAPE = (28, 28, 1)
+FEW_STEPS = 30  # after as many, a share of 0.9**30, or 4%, of the first running statistics is left
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,6 +195,17 @@ def network_for(recipe: Recipe, options: argparse.Namespace, data) -> minicnn.Se
     return minicnn.Sequential(small_network(shape, classes), shape, options.seed)
 
 
+def warn_of_few_steps(model: minicnn.Sequential, images: int, epochs: int, batch_size: int) -> None:
+    """A line where batch normalisation's running statistics, which predictions need, will be those it began with."""
+    batches = math.ceil(images / batch_size)
+    if epochs * batches < FEW_STEPS and any(isinstance(layer, BatchNorm) for layer in model.all_layers()):
+        warn(
+            f"warning: {images} training images in batches of {batch_size} make {epochs * batches} steps in all, too few"
+            f" for batch normalisation to predict well: give --epochs {math.ceil(FEW_STEPS / batches)} or a smaller"
+            " --batch-size"
+        )
+
+
 def train(
     data, checkpoint: Checkpoint | None, options: argparse.Namespace, ranks: distributed.Ranks
 ) -> tuple[dict, minicnn.Sequential, dict]:
@@ -208,6 +222,10 @@ def train(
     model = network_for(recipe, options, data)
     model.class_names = data.class_names
     model.summary()
+    if not ranks.rank:
+        warn_of_few_steps(
+            model, len(train[0]), options.epochs or recipe.epochs, options.batch_size or recipe.batch_size
+        )
     chosen = options.epochs, options.batch_size, options.optimizer, options.seed
     logger = CSVLogger(options.out / "history.csv", options.keep_going)
     history = recipe.fit(model, train, validation, *chosen, [logger], checkpoint, ranks)
