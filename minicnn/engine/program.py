@@ -120,7 +120,7 @@ class _Operation:
     def __init__(self, kind: int, layer: Layer | None, x: _Value, y: _Value, other: _Value | None = None, how: int = 0):
         self.kind, self.layer, self.x, self.y, self.other, self.how = kind, layer, x, y, other or x, how
         self.relu = self.pool = False
-        self.group = 1
+        self.tiled, self.group = kind in does.TILES.values(), 1
         self.block: np.dtype | None = None
         for value in {x, self.other}:
             value.readers.append(self)
@@ -163,7 +163,7 @@ class Program(Layer):
             last = self.operations[-1]
             if isinstance(layer, (*CONVOLUTIONS, layers.Residual)) and parts and type(parts[0]) is ReLU:
                 last.relu = bool(parts.pop(0))
-            if last.kind in (does.rows, *does.TILES.values()) and parts and self._takes_pool(last, parts[0]):
+            if (last.kind is does.rows or last.tiled) and parts and self._takes_pool(last, parts[0]):
                 last.pool, last.y = True, _Value(parts.pop(0).output_shape)
                 x = last.y
         return x
@@ -192,7 +192,7 @@ class Program(Layer):
 
     def _takes_pool(self, operation: _Operation, layer: Layer) -> bool:
         plain = Window((2, 2), (2, 2))
-        fits = operation.kind in does.TILES.values() or self.blocks[0].shape[0] % 4 == 0
+        fits = operation.tiled or self.blocks[0].shape[0] % 4 == 0
         return fits and type(layer) is layers.MaxPool2D and layer.window == plain
 
     # -- order and memory ----------------------------------------------------------------------------------------
@@ -216,10 +216,9 @@ class Program(Layer):
 
     def _place(self) -> None:
         """Give each value room for as many images as its readers take, where nothing lies that is still needed."""
-        placed: list[
-            tuple[int, int, int, int]
-        ] = []  # first and last operation, first number and the one behind the last
-        tiled = [operation.layer.w.shape for operation in self.operations if operation.kind in does.TILES.values()]
+        # of each: its first and last operation, its first number and the one behind the last
+        placed: list[tuple[int, int, int, int]] = []
+        tiled = [one.layer.w.shape for one in self.operations if one.tiled and isinstance(one.layer, layers.Conv2D)]
         lanes = self.blocks[0].shape[1]
         at_points = [(r + winograd.SIZE - 1) ** 2 * (does.TILE_GROUP * (c + lanes) + 32) for r, _, c, _ in tiled]
         self.memory = free = does.SCRATCH + max(at_points, default=0)
@@ -282,7 +281,7 @@ class Program(Layer):
             return list(self.scale.factors(np.dtype(np.uint8), y.shape[2]))
         if kind is does.rows:
             return self._rows(row, operation, layer)
-        if kind in does.TILES.values():
+        if operation.tiled:
             return self._tiles(row, operation, layer)
         if kind is does.numbers:
             if operation.how == does.COPY:
