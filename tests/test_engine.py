@@ -64,7 +64,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import ahead, compile, compiling, direct, exponentials, lanes, threads, winograd
+from minicnn.engine import ahead, compile, compiling, exponentials, lanes, threads, winograd
 from minicnn.engine.lanes import Block, best_block
 from minicnn.layers import sequence
 from minicnn.layers.windows import Window
@@ -287,7 +287,7 @@ def test_winograd_takes_vectors_that_divide_channels_and_filters_the_widest_ther
     widest = best_block(dtype).shape[1]
     for halves in itertools.product((1, 2, 3, 4), repeat=2):
         c, f = vectors(dtype, *halves)
-        *_, lanes = winograd.packed_shape((3, 3, c, f), np.dtype(dtype))
+        lanes = winograd.packed(np.zeros((3, 3, c, f), dtype), False).shape[-1]
         assert lanes == (widest if c % widest == f % widest == 0 else widest // 2)
 
 
@@ -315,42 +315,6 @@ def test_an_image_gives_the_same_bits_in_any_batch(r):
     y, dx, *_ = passes(network.steps, x, dy)
     for images in ([0], [1], [6], [6, 5, 4, 3, 2, 1, 0], [2, 2]):
         assert_same_bits(passes(network.steps, x[images], dy[images])[:2], [y[images], dx[images]])
-
-
-@pytest.fixture(params=[winograd, direct], ids=["winograd", "direct"])
-def one_convolution(request):
-    """An algorithm, a step that it runs, the step's weights, and images."""
-    c, f = vectors(np.float32, 2, 2)
-    network = network_of(Conv2D(f if request.param is winograd else 6, 3), (5, 4, c), np.float32)
-    return request.param, network.steps[0], network.layers[0].w.value, numbers(2, network)[0]
-
-
-def test_weights_in_use_are_packed_again_when_one_of_them_has_changed_and_only_then(one_convolution, monkeypatch):
-    (algorithm, step, w, x), packed = one_convolution, []
-    pack = algorithm.pack
-    monkeypatch.setattr(algorithm, "pack", lambda *arrays: packed.append(pack(*arrays)))
-    for place in (0, w.size // 2, -1):
-        w.flat[place] += 1
-        expected = step.forward(x, training=True).tobytes()
-        packed.clear()
-        assert [step.forward(x).tobytes() for _ in range(2)] == [expected] * 2
-        assert len(packed) == 1
-
-
-def test_packing_that_was_interrupted_begins_anew(one_convolution, monkeypatch):
-    algorithm, step, w, x = one_convolution
-    expected = step.forward(x).tobytes()
-
-    def interrupted(w, panels):
-        panels[...] = np.nan
-        raise KeyboardInterrupt
-
-    w *= 2
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(algorithm, "pack", interrupted)
-        step.forward(x)
-    w /= 2
-    assert step.forward(x).tobytes() == expected
 
 
 @pytest.mark.slow
@@ -840,17 +804,6 @@ def at_once(*jobs):
 
 def often(job, times=5):
     return lambda: [job() for _ in range(times)]
-
-
-@pytest.mark.parametrize("work", [0, threads.SMALL])
-def test_a_kernel_whose_scratch_finds_no_memory_is_an_error_and_leaves_the_pool_to_others(work):
-    @threads.parallel
-    def scratch_of(part, size, out):
-        out[part] = np.empty(size, np.uint8)[part]
-
-    with pytest.raises(MemoryError, match="scratch_of: no memory for its scratch"):
-        scratch_of(work, 2**62, np.zeros(threads.PARTS, np.uint8))
-    assert not threads._pool.locked()
 
 
 def test_two_threads_that_train_two_models_learn_what_each_learns_alone(nothing_is_small):

@@ -35,13 +35,27 @@ def backend() -> str:
     return _backend
 
 
-def steps(layers: list[Layer]) -> list[Layer]:
+def check_precision(precision: str) -> None:
+    """An error unless products can have that precision here."""
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f'precision: got {precision!r}, expected "float32" or "bfloat16"')
+    if precision == "bfloat16":
+        if _backend == "numpy":
+            raise ValueError('precision: got "bfloat16" with backend "numpy", which has none; expected "float32"')
+        from minicnn.engine.lanes import has_bfloat16
+
+        if not has_bfloat16():
+            raise ValueError('precision: got "bfloat16", but this processor has no AVX512_BF16; expected "float32"')
+
+
+def steps(layers: list[Layer], precision: str = "float32") -> list[Layer]:
     """What runs instead of these layers, in order: the engine's steps, or with "numpy" the layers themselves."""
+    check_precision(precision)
     if _backend == "numpy":
         return layers
     from minicnn.engine import compile  # loads Numba
 
-    return compile.compile(layers)
+    return compile.compile(layers, bfloat16=precision == "bfloat16")
 
 
 def in_use(layers: list[Layer], scale, dtype: str, input_shape: tuple[int, ...]) -> list[Layer]:

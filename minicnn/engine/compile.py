@@ -7,6 +7,8 @@ the engine does not know, such as a user's own, is its own step, and so stands i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from minicnn import inputs, layers, losses, optimizers
 from minicnn.engine.activations import KERNELS, Activation, add, relu_backward
 from minicnn.engine.convolution import Convolution
@@ -77,9 +79,14 @@ TWINS = {
 }
 
 
-def compile(layers: list[Layer]) -> list[Layer]:
-    """The steps of a network's layers, in order; the first that learns computes no dx, for which nobody asks."""
+def compile(layers: list[Layer], bfloat16: bool = False) -> list[Layer]:
+    """The steps of a network's layers, in order; the first that learns computes no dx, for which nobody asks.
+
+    With bfloat16 those that multiply matrices do it in that precision.
+    """
     compiled = _compile(layers, Turns())
+    for step in _all(compiled):
+        step.bfloat16 = bfloat16
     first = compiled[sequence.first_that_learns(compiled)]
     if isinstance(first, Step):
         first.needs_dx = False
@@ -87,6 +94,15 @@ def compile(layers: list[Layer]) -> list[Layer]:
     for step, a_pass in zip(ours[:1] + ours[-1:], ("y in use", "dx"), strict=False):
         step.opens += (a_pass,)
     return compiled
+
+
+def _all(steps: list[Layer]) -> Iterator[Step]:
+    """The engine's own steps, those inside residual blocks too."""
+    for step in steps:
+        if isinstance(step, Residual):
+            yield from (*_all(step.branch), *_all(step.shortcut))
+        if isinstance(step, Step):
+            yield step
 
 
 def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:

@@ -8,13 +8,11 @@ dw; the sums are added in order, so that the result does not depend on the numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from minicnn import layers
 from minicnn.engine import direct, winograd
-from minicnn.engine.memory import contiguous, scratch
+from minicnn.engine.memory import contiguous
 from minicnn.engine.step import Step
 
 
@@ -28,33 +26,28 @@ class Convolution(Step):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self._takes_winograd(x):
-            panels = self._packed(winograd.packed_shape(w.shape, x.dtype), winograd.pack)
-            winograd.convolve(x, panels, b, layer.kernel_size[0], layer.window.padding, layer.output_shape, behind)
+            winograd.convolve(x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
         else:
-            panels = self._packed(direct.packed_shape(w.shape, layer.groups, x.dtype), direct.pack)
-            direct.convolve(x, panels, b, layer.window, layer.groups, w.shape[-1], behind)
+            direct.convolve(x, w, b, layer.window, layer.groups, behind)
         if training:
             self.save_for_backward(x, behind)
         return y
 
-    def _packed(self, shape: tuple[int, ...], pack: Callable) -> np.ndarray:
-        """The weights as the kernels read them."""
-        packed = scratch("panels", shape, self.layer.w.value.dtype)
-        pack(self.layer.w.value, packed)
-        return packed
-
     def backward(self, dy):
         (x, behind), layer = self.saved, self.layer
         behind = behind._replace(dy=contiguous(dy).reshape(-1))
-        w, dw = layer.w.value, layer.w.grad
-        db = layer.b.grad if layer.use_bias else None
-        dx = self.dx(x.shape, x.dtype)
+        w, dw, db = layer.w.value, layer.w.grad, layer.b.grad if layer.use_bias else None
+        window, dx = layer.window, self.dx(x.shape, x.dtype)
         if self._takes_winograd(x):
-            padding = layer.window.padding
-            winograd.convolve_backward(behind, layer.output_shape, x, w, dw, db, padding, self.needs_dx, dx)
+            given = behind, layer.output_shape, x, w, dw, db, window.padding
+            winograd.convolve_backward(*given, self.needs_dx, dx, self._low())
         else:
-            direct.convolve_backward(behind, x, w, dw, db, layer.window, layer.groups, self.needs_dx, dx)
+            direct.convolve_backward(behind, x, w, dw, db, window, layer.groups, self.needs_dx, dx)
         return dx
+
+    def _low(self) -> bool:
+        """Whether Winograd's products are in bfloat16."""
+        return self.bfloat16 and winograd.takes_bfloat16(self.layer.kernel_size[0])
 
     def _takes_winograd(self, x: np.ndarray) -> bool:
         return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, x.dtype) and len(x) > 0

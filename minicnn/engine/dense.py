@@ -7,6 +7,7 @@ the sums stay in registers meanwhile.
 from __future__ import annotations
 
 from minicnn import layers
+from minicnn.engine.bfloat16 import paired_columns, paired_rows
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     Block,
@@ -68,7 +69,7 @@ def _ask_for(array, row, rows, column, width):
 @helper
 def _product_of_panel(shape, square, a, first, last, w, transposed, column, panel, block):
     """block (last - first, lanes) = rows of a times some columns of w, one block of w's rows after the other."""
-    depth, like = a.shape[1], zeros(a, shape)
+    depth, like = a.shape[1], zeros(block, shape)
     rows, lanes, flat = last - first, len(like[0]), a.reshape(-1)
     if rows <= len(like) and not transposed and column + lanes <= w.shape[1]:  # each weight is needed once
         offsets, step = strided(depth, 0, rows, like), w.shape[1]
@@ -120,13 +121,15 @@ def _product(part, shape, square, a, w, transposed, bias, relu, y, panels, block
         column, slot = task // chunks * lanes, task % chunks
         first, last = slot * n // chunks, (slot + 1) * n // chunks
         _product_of_panel(shape, square, a, first, last, w, transposed, column, panels[task], blocks[task])
-        like, used = zeros(a, shape)[0], min(lanes, f - column)
+        like, used = zeros(y, shape)[0], min(lanes, f - column)
         _finish(like, blocks[task], last - first, used, bias[column:], relu, flat, first * f + column, f)
 
 
-def _matmul(a, w, transposed, bias, relu, y):
-    """y = a @ w + bias, or a @ w.T + bias where w is transposed."""
-    (n, columns), block = y.shape, best_block(a.dtype)
+def _matmul(a, w, transposed, bias, relu, y, bfloat16):
+    """y = a @ w + bias, or a @ w.T + bias where w is transposed; a and w in bfloat16 where that is asked for, and fits."""
+    (n, columns), block = y.shape, best_block(y.dtype)
+    if bfloat16 and a.shape[1] % 2 == 0:
+        a, w = paired_columns(a, "a"), paired_columns(w, "w") if transposed else paired_rows(w, "w")
     rows, lanes = block.shape
     square = Block(lanes // 2, lanes // 2)
     if n == 0:
@@ -136,11 +139,11 @@ def _matmul(a, w, transposed, bias, relu, y):
         block = Block(rows, lanes)
     count = -(-columns // lanes)
     chunks = max(1, min(get_threads() // count, n // rows))  # fewer panels than threads: the rows are shared out
-    padded = scratch("bias", (0 if bias is None else count * lanes,), a.dtype)
+    padded = scratch("bias", (0 if bias is None else count * lanes,), y.dtype)
     if bias is not None:
         padded[:columns], padded[columns:] = bias, 0
     panels = scratch("panels", (count * chunks, DEPTH * lanes), a.dtype)
-    blocks = scratch("blocks", (count * chunks, -(-n // chunks) * lanes), a.dtype)
+    blocks = scratch("blocks", (count * chunks, -(-n // chunks) * lanes), y.dtype)
     _product(a.size * columns, block, square, a, w, transposed, padded, relu, y, panels, blocks)
 
 
@@ -192,7 +195,7 @@ class Dense(Step):
 
     def forward(self, x, training=False):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
-        _matmul(x, layer.w.value, False, layer.b.value if layer.use_bias else None, self.relu, y)
+        _matmul(x, layer.w.value, False, layer.b.value if layer.use_bias else None, self.relu, y, self.bfloat16)
         if training:
             self.save_for_backward(x, y)
         return y
@@ -212,5 +215,5 @@ class Dense(Step):
             if padded.shape[1] != f:
                 gated = scratch("gated", (n, f), x.dtype)
                 gated[...] = padded[:, :f]
-            _matmul(gated, w.value, True, None, False, dx)
+            _matmul(gated, w.value, True, None, False, dx, self.bfloat16)
         return dx

@@ -253,26 +253,17 @@ def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, fra
                 pool_image(row, y, shape, behind.y, behind.winner, y0)
 
 
-def packed_shape(w_shape, groups, dtype) -> tuple[int, ...]:
-    """The shape of weights (kh, kw, c, f) in panels as wide as a vector, group by group."""
-    kh, kw, c, f = w_shape
-    lanes = panel_block(f // groups, dtype, ROWS).shape[1]
-    return groups, -(-(f // groups) // lanes), kh * kw * c, lanes
-
-
-def pack(w, panels) -> None:
-    """Copy the weights w into panels of their `packed_shape`."""
-    _pack(w.reshape(-1, w.shape[-1]), panels)
-
-
-def convolve(x, panels, b, window, groups, f, behind):
-    """y, for any convolution to f channels, with the packed weights."""
-    dtype = x.dtype
+def convolve(x, w, b, window, groups, behind):
+    """y, for any convolution."""
+    (kh, kw, c, f), dtype = w.shape, x.dtype
     if behind.y.size == 0:
         return
     windows = forward_windows(x.shape[1:], window, groups)
     size, block = windows.oh * windows.ow * f, panel_block(f // groups, dtype, ROWS)
-    bias = scratch("bias", (*panels.shape[:2], 1, block.shape[1]), dtype)
+    count = -(-(f // groups) // block.shape[1])
+    panels = scratch("panels", (groups, count, kh * kw * c, block.shape[1]), dtype)
+    _pack(w.reshape(-1, f), panels)
+    bias = scratch("bias", (groups, count, 1, block.shape[1]), dtype)
     _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
     tasks = min(len(x), 16)
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)

@@ -31,11 +31,17 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     store_rows(array, offsets, index, b)   the reverse; store_rows_prefetching asks ahead too
     multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
     fma_rows(b, v, sums)                   row i of sums += row i of b * v
+    pair(v, w)                             v and w rounded to bfloat16, as one vector of PAIR: v in the lower halves
 
 A vector may be longer than a register: the compiler spreads 32 floats over two registers of 16, or four of 8. One source
 serves AVX-512, AVX2 and NEON; only `best_block` asks which it is. Rows and lanes are part of a block's *type*, so a kernel
 is compiled once for each shape it is called with. Arrays are 1-D and contiguous, and nothing checks an index. `compiled`
 makes another function of blocks from a formula in Python.
+
+An array of PAIR holds bfloat16 numbers, two in each of its 32 bits. A bfloat16 is the upper half of a float32: all of its
+range, 8 bits of its 24. Where an array is of PAIR, `store` rounds to it, so that a vector takes half as many places, and
+`multiply_add` adds two products, of x's pair and v's, to each sum, which stays in float32: twice the multiplications in the
+same time, where the processor has the instruction (`has_bfloat16`).
 
 With NUMBA_DISABLE_JIT=1 the same names are plain Python on NumPy arrays, so that one can step through a kernel.
 """
@@ -54,6 +60,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
 AHEAD = 8192  # bytes
+PAIR = np.dtype(np.uint32)
 
 
 @cache
@@ -79,6 +86,14 @@ def _vectors() -> str:
     forced = config.CPU_FEATURES  # Numba's own setting, where the user has one
     has = "+avx512f" in forced if forced else binding.get_host_cpu_features().get("avx512f", False)
     return "avx512" if has else "avx2"
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers (AVX512_BF16); with NUMBA_DISABLE_JIT=1 plain Python does."""
+    forced = config.CPU_FEATURES
+    has = "+avx512bf16" in forced if forced else binding.get_host_cpu_features().get("avx512bf16", False)
+    return bool(config.DISABLE_JIT or has)
 
 
 def wide_and_single(dtype) -> tuple[np.dtype, np.dtype]:
@@ -114,8 +129,9 @@ def _load(context, builder, vector, address):
 
 
 def _store(context, builder, vector, address, value):
-    pointer = builder.bitcast(address, context.get_value_type(vector).as_pointer())
-    builder.store(value, pointer).align = vector.dtype.bitwidth // 8
+    if isinstance(vector.dtype, types.Float) and address.type.pointee == _NUMBER:  # an array of PAIR
+        value = builder.bitcast(_rounded(builder, value), ir.VectorType(_NUMBER, vector.lanes // 2))
+    builder.store(value, builder.bitcast(address, value.type.as_pointer())).align = vector.dtype.bitwidth // 8
 
 
 def _splat(builder, llvm_type, scalar):
@@ -130,6 +146,46 @@ def _fused(context, builder, vector, a, b, c):
     kind = ir.FunctionType(llvm_type, [llvm_type] * 3)
     name = f"llvm.fma.v{vector.lanes}f{vector.dtype.bitwidth}"
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+class _BFloat(ir.types._BaseFloatType):
+    """LLVM's type, which llvmlite does not have."""
+
+    null, intrinsic_name = "0.0", "bf16"
+
+    def __str__(self):
+        return "bfloat"
+
+    def format_constant(self, value):
+        return str(value)
+
+
+_BFloat._create_instance()
+_NUMBER, _IN_REGISTER = ir.IntType(32), 16  # as many sums as a register has
+
+
+def _rounded(builder, value):
+    return builder.fptrunc(value, ir.VectorType(_BFloat(), value.type.count))
+
+
+def _dot(builder, a, b, sums):
+    """sums + a's lower halves * b's + a's upper halves * b's, register by register."""
+    floats, numbers = (ir.VectorType(kind, _IN_REGISTER) for kind in (ir.FloatType(), _NUMBER))
+    pairs = ir.VectorType(_BFloat(), 2 * _IN_REGISTER)
+    kind = ir.FunctionType(floats, [floats, pairs, pairs])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+
+    def part(v, first, kind):
+        mask = ir.Constant(ir.VectorType(_NUMBER, _IN_REGISTER), list(range(first, first + _IN_REGISTER)))
+        one = builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), mask)
+        return one if kind is floats else builder.bitcast(one, pairs)
+
+    firsts = range(0, sums.type.count, _IN_REGISTER)
+    made = [builder.call(function, (part(sums, i, floats), part(a, i, numbers), part(b, i, numbers))) for i in firsts]
+    while len(made) > 1:
+        mask = ir.Constant(ir.VectorType(_NUMBER, 2 * made[0].type.count), list(range(2 * made[0].type.count)))
+        made = [builder.shuffle_vector(*two, mask) for two in zip(made[::2], made[1::2], strict=True)]
+    return made[0]
 
 
 def _each(builder, block, make):
@@ -162,10 +218,12 @@ def _fill(typing, like, number):
 
 @intrinsic
 def _load_vector(typing, like, array, index):
-    def codegen(context, builder, signature, args):
-        return _load(context, builder, like, _address(context, builder, array, args[1], args[2]))
+    vector = _VectorType(array.dtype, like.lanes)
 
-    return like(like, array, types.intp), codegen
+    def codegen(context, builder, signature, args):
+        return _load(context, builder, vector, _address(context, builder, array, args[1], args[2]))
+
+    return vector(like, array, types.intp), codegen
 
 
 @intrinsic
@@ -202,12 +260,14 @@ def _prefetch(typing, array, index):
 
 @intrinsic
 def _load_prefetching(typing, like, array, index):
+    vector = _VectorType(array.dtype, like.lanes)
+
     def codegen(context, builder, signature, args):
         address = _address(context, builder, array, args[1], args[2])
-        _ask_ahead(builder, like, address)
-        return _load(context, builder, like, address)
+        _ask_ahead(builder, vector, address)
+        return _load(context, builder, vector, address)
 
-    return like(like, array, types.intp), codegen
+    return vector(like, array, types.intp), codegen
 
 
 @intrinsic
@@ -568,7 +628,10 @@ def _multiply_add(typing, x, offsets, k, vector, sums):
         def row(i):
             index = builder.add(builder.extract_value(args[1], i), args[2])
             factor = _splat(builder, llvm_vector, builder.load(_address(context, builder, x, args[0], index)))
-            return _fused(context, builder, vector, factor, args[3], builder.extract_value(args[4], i))
+            total = builder.extract_value(args[4], i)
+            if x.dtype == types.uint32:
+                return _dot(builder, factor, args[3], total)
+            return _fused(context, builder, vector, factor, args[3], total)
 
         return _each(builder, context.get_value_type(sums), row)
 
@@ -585,6 +648,21 @@ def _fma_rows(typing, block, vector, sums):
         return _each(builder, context.get_value_type(sums), row)
 
     return sums(block, vector, sums), codegen
+
+
+@intrinsic
+def _pair(typing, v, w):
+    vector = _VectorType(types.uint32, v.lanes)
+
+    def codegen(context, builder, signature, args):
+        whole = ir.VectorType(_NUMBER, v.lanes)
+        low, high = (
+            builder.zext(builder.bitcast(_rounded(builder, one), ir.VectorType(ir.IntType(16), v.lanes)), whole)
+            for one in args
+        )
+        return builder.or_(low, builder.shl(high, ir.Constant(whole, [16] * v.lanes)))
+
+    return vector(v, w), codegen
 
 
 def compiled(formula):
@@ -630,7 +708,20 @@ if config.DISABLE_JIT:
         return array[index : index + len(like)].copy()
 
     def store(array, index, vector):
+        if array.dtype == PAIR and vector.dtype != PAIR:
+            vector = pair(vector[::2], vector[1::2])
         array[index : index + len(vector)] = vector
+
+    def pair(v, w):
+        halves = []
+        for one in (v, w):
+            bits = one.astype(np.float32).view(np.uint32)
+            rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) >> 16  # to the nearest, or the even one
+            halves.append(np.where(np.isnan(one), bits >> 16 | np.uint32(0x40), rounded))
+        return halves[0] | halves[1] << 16
+
+    def unpaired(pairs):
+        return (pairs << 16).view(np.float32), (pairs & np.uint32(0xFFFF0000)).view(np.float32)
 
     def prefetch(array, index):
         pass
@@ -703,6 +794,10 @@ if config.DISABLE_JIT:
     store_rows_prefetching = store_rows
 
     def multiply_add(x, offsets, k, vector, sums):
+        if x.dtype == PAIR:
+            low, high = unpaired(vector)
+            factors = [unpaired(x[offset + k : offset + k + 1]) for offset in offsets]
+            return tuple(a * low + (b * high + row) for (a, b), row in zip(factors, sums, strict=True))
         return tuple(x[offset + k] * vector + row for offset, row in zip(offsets, sums, strict=True))
 
     def fma_rows(block, vector, sums):
@@ -719,5 +814,5 @@ else:
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add, fma_rows = _load_rows, _store_rows, _multiply_add, _fma_rows
-    maximum, load_inside = _maximum, _load_inside
+    maximum, load_inside, pair = _maximum, _load_inside, _pair
     clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series

@@ -19,6 +19,7 @@ class Step(Layer):
 
     fuses_relu = fuses_pool = False
     needs_dx = True
+    bfloat16 = False  # whether its products are of numbers in bfloat16
     opens: tuple[str, ...] = ()  # the passes, "y in use" or "dx", of which this is the first step
 
     def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):

@@ -32,7 +32,7 @@ PARTS = 32
 SMALL = 2**22  # multiply-adds: about a tenth of a millisecond
 MOVED = 16  # multiply-adds that take as long as one number that is read and written
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
-_TASK = ir.FunctionType(_NUMBER, [_BYTES, _NUMBER])
+_TASK = ir.FunctionType(ir.VoidType(), [_BYTES, _NUMBER])
 
 _pool = threading.Lock()
 _started = _forked = False
@@ -73,7 +73,7 @@ def _pack(typing, args):
 def _entry(typing, body, args):
     """The address of a function (pointer to packed arguments, part) that calls `body`, compiled here, with them.
 
-    It returns 0, or 1 where `body` raised.
+    Nothing in a body can fail: it allocates no memory.
     """
 
     def codegen(context, builder, signature, values):
@@ -88,8 +88,8 @@ def _entry(typing, body, args):
         unpacked = [inside.extract_value(packed, i) for i in range(len(args.types))]
         function = context.declare_function(builder.module, compiled.fndesc)
         arguments = [entry.args[1], *unpacked]
-        status, _ = context.call_conv.call_function(inside, function, call.return_type, call.args, arguments)
-        inside.ret(inside.zext(status.is_error, _NUMBER))
+        context.call_conv.call_function(inside, function, call.return_type, call.args, arguments)
+        inside.ret_void()
         return builder.ptrtoint(entry, _NUMBER)
 
     return types.intp(body, args), codegen
@@ -99,23 +99,20 @@ def _entry(typing, body, args):
 def _call(typing, entry, packed, part):
     def codegen(context, builder, signature, values):
         function = builder.inttoptr(values[0], _TASK.as_pointer())
-        return builder.call(function, [builder.inttoptr(values[1], _BYTES), values[2]])
+        builder.call(function, [builder.inttoptr(values[1], _BYTES), values[2]])
+        return context.get_dummy_value()
 
-    return types.intp(types.intp, types.intp, types.intp), codegen
+    return types.void(types.intp, types.intp, types.intp), codegen
 
 
 def _all_at_once(entry, packed):
-    failures = 0
     for part in prange(PARTS):
-        failures += _call(entry, packed, part)
-    return failures
+        _call(entry, packed, part)
 
 
 def _one_by_one(entry, packed):
-    failures = 0
     for part in range(PARTS):
-        failures += _call(entry, packed, part)
-    return failures
+        _call(entry, packed, part)
 
 
 _spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one)
@@ -124,8 +121,9 @@ _spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one
 def _launch(shared, *args):
     entry, packed = _entry(_body, args), _pack(args)  # noqa: F821  (_body: see parallel)
     if shared:
-        return _spread(entry, packed)
-    return _one_by_one(entry, packed)
+        _spread(entry, packed)
+    else:
+        _one_by_one(entry, packed)
 
 
 @helper
@@ -160,12 +158,10 @@ def parallel(function):
         try:
             if shared or not _started:
                 _start()
-            failures = launch(bool(shared), *args)
+            launch(bool(shared), *args)
         finally:
             if shared:
                 _pool.release()
-        if failures:  # all that can go wrong inside
-            raise MemoryError(f"{function.__name__}: no memory for its scratch")
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     return run

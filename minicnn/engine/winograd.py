@@ -31,8 +31,10 @@ from numba import get_thread_id
 from numpy.polynomial.polynomial import polyfromroots
 
 from minicnn.engine.behind import pool_window
+from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
+    PAIR,
     Block,
     best_block,
     compiled,
@@ -281,8 +283,11 @@ def span(tiles, depth):
 
 
 @helper
-def gather_pixels(like, x, shape, tiles, first, count, v, window):
-    """v = B^T d B (n * n, group, c) of the tiles from `first` on; pixels outside the image are 0."""
+def gather_pixels(like, x, shape, tiles, first, count, depth, v, window):
+    """v = B^T d B (n * n, group, depth) of the tiles from `first` on; pixels outside the image are 0.
+
+    depth is c, or half of it where v is of pairs.
+    """
     (h, w, c), points, n = shape, tiles.points, len(like)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
@@ -292,7 +297,7 @@ def gather_pixels(like, x, shape, tiles, first, count, v, window):
                 start, width = ((image * h + row + i) * w + column) * c + k, w if 0 <= row + i < h else 0
                 d = pixels_to_points(points, load_inside(like, x, start, c, column, width, points))
                 store_rows(window, apart(n, points), i * len(points) * n, d)
-            columns_to_points(like, points, window, v, t * c + k, span(tiles, c))
+            columns_to_points(like, points, window, v, t * depth + k * depth // c, span(tiles, depth))
 
 
 @helper
@@ -319,7 +324,7 @@ def fetch(region, part, parts):
 @helper
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
     """m (n * n, group, lanes) = a (n * n, group, depth) times the panel of u at u0, for each of the n * n."""
-    start = zeros(a, block)
+    start = zeros(m, block)
     few = half(start)
     if count > len(few):
         products(start, tiles, a, depth, u, u0, count, m, soon, later)
@@ -401,8 +406,8 @@ def four_of_dy(like, number, behind, image, shape, row, column, k):
 
 
 @helper
-def gather_dy(like, number, behind, shape, tiles, first, count, dm, db, window):
-    """dm = A dy A^T (n * n, group, f) of the tiles; dy's pixels are added to db."""
+def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs, db, window):
+    """dm = A dy A^T (n * n, group, f) of the tiles; dy's pixels are added to db. Where depth is f / 2, as `pairs` too."""
     f, points, n = shape[2], tiles.points, len(like)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
@@ -415,8 +420,12 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, db, window):
             store(db, k, total)
             for j in range(len(points)):
                 column_of_dy = load_rows(like, window, four(len(points) * n), j * n)
+                column_of_dm = outputs_to_points(points, column_of_dy)
                 at, step = t * f + k + j * span(tiles, f), len(points) * span(tiles, f)
-                store_rows(dm, apart(step, points), at, outputs_to_points(points, column_of_dy))
+                store_rows(dm, apart(step, points), at, column_of_dm)
+                if depth < f:
+                    at, step = t * depth + k // 2 + j * span(tiles, depth), len(points) * span(tiles, depth)
+                    store_rows(pairs, apart(step, points), at, column_of_dm)
 
 
 @helper
@@ -458,7 +467,7 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, x, shape, tiles, u, bias, behind, y_shape, tasks, vs, ms, windows):
+def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, tasks, vs, ms, windows):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
     for task in chunk(part, tasks):
@@ -468,16 +477,18 @@ def _forward(part, block, x, shape, tiles, u, bias, behind, y_shape, tasks, vs, 
         end = (task + 1) * total // tasks
         for first in range(task * total // tasks, end, tiles.group):
             count = min(tiles.group, end - first)
-            gather_pixels(like, x, shape, tiles, first, count, v, window)
+            gather_pixels(like, x, shape, tiles, first, count, depth, v, window)
             for p in range(0, f, len(like)):
                 soon = region(behind.y, y_shape, tiles, first, 0 if behind.pool else count, p, len(like))
                 later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
-                times_panel(block, tiles, v, c, u, p * parts * c, count, m, soon, later)
+                times_panel(block, tiles, v, depth, u, p * parts * depth, count, m, soon, later)
                 scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window)
 
 
 @parallel
-def _backward(part, block, behind, y_shape, x, shape, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows):
+def _backward(
+    part, block, behind, y_shape, x, shape, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows, depth, pairs
+):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
     for task in chunk(part, tasks):
@@ -489,8 +500,8 @@ def _backward(part, block, behind, y_shape, x, shape, tiles, u, partial, db, nee
         end = (task + 1) * n // tasks * tiles.rows * tiles.columns
         for first in range(start, end, tiles.group):
             count = min(tiles.group, end - first)
-            gather_pixels(like, x, shape, tiles, first, count, v, window)
-            gather_dy(like, number, behind, y_shape, tiles, first, count, dm, db[task], window)
+            gather_pixels(like, x, shape, tiles, first, count, c, v, window)
+            gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[task], window)
             after, rest = first + count, 0 if behind.pool else tiles.group
             x_later = region(x, shape, tiles, after, tiles.group, 0, c)
             dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
@@ -499,7 +510,7 @@ def _backward(part, block, behind, y_shape, x, shape, tiles, u, partial, db, nee
             if needs_dx:
                 for p in range(0, c, len(like)):
                     soon = region(dx, shape, tiles, first, count, p, len(like))
-                    times_panel(block, tiles, dm, f, u, p * parts * f, count, dv, soon, soon)
+                    times_panel(block, tiles, pairs[thread], depth, u, p * parts * depth, count, dv, soon, soon)
                     scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
 
 
@@ -513,59 +524,80 @@ def _tiles(y_shape, r, padding, group=32) -> Tiles:
     return Tiles(SIX if r == 3 else EIGHT, rows, columns, padding[0][0], padding[1][0], group)
 
 
-def packed_shape(w_shape, dtype) -> tuple[int, ...]:
-    """The shape of weights (r, r, c, f) at the points, in panels as wide as a vector."""
-    r, _, c, f = w_shape
-    lanes = _block(c, f, dtype).shape[1]
-    return f // lanes, (r + SIZE - 1) ** 2, c, lanes
+def takes_bfloat16(r: int) -> bool:
+    """Whether its products may be in bfloat16: with 8 points the transforms make twenty times of that rounding, with 6 five."""
+    return r == 3
 
 
-def pack(w, u) -> None:
-    """Transform the weights w into u, of their `packed_shape`."""
+def packed(w, bfloat16) -> np.ndarray:
+    """The weights (r, r, c, f) at the points, in panels (panels, n * n, c, lanes) as wide as a vector; or those of pairs."""
     r, _, c, f = w.shape
-    halves = scratch("halves", (PARTS, r * u.shape[3]), w.dtype)
-    _transform_weights(8 * u.size, _block(c, f, w.dtype), weight_transform(r, w.dtype), w, u, halves)
+    block, points = _block(c, f, w.dtype), r + SIZE - 1
+    lanes = block.shape[1]
+    u, halves = (
+        scratch("panels", (f // lanes, points**2, c, lanes), w.dtype),
+        scratch("halves", (PARTS, r * lanes), w.dtype),
+    )
+    _transform_weights(8 * u.size, block, weight_transform(r, w.dtype), w, u, halves)
+    return paired_rows(u.reshape(-1, lanes), "pairs of panels") if bfloat16 else u
 
 
-def _scratch(tiles, c, f, lanes, dtype):
-    """For each thread: the tiles' pixels and outputs at the points, a vector of either, and a window of n x n vectors."""
-    depths, n = {"x": c, "dy": f, "y": lanes}, len(tiles.points)
-    at_points = [scratch(slot, (MAX_THREADS, n * n * span(tiles, depth)), dtype) for slot, depth in depths.items()]
+def _scratch(tiles, depths, lanes, dtype):
+    """For each thread: numbers at the points, as deep as each of the slots says; and a window of n x n vectors."""
+    n = len(tiles.points)
+    at_points = [
+        scratch(slot, (MAX_THREADS, n * n * span(tiles, depth)), kind) for slot, (depth, kind) in depths.items()
+    ]
     return *at_points, scratch("blocks", (MAX_THREADS, n * n * lanes), dtype)
 
 
-def convolve(x, u, b, r, padding, y_shape, behind):
-    """y of a convolution that `fits`, of an r x r window with the packed weights u; y_shape is that before a pool."""
-    c, f, dtype = x.shape[3], y_shape[2], x.dtype
+def convolve(x, w, b, padding, y_shape, behind, bfloat16):
+    """y of a convolution that `fits`; y_shape is that before a pool."""
+    (r, _, c, f), dtype = w.shape, x.dtype
     block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
-    pixels, _, outputs, windows = _scratch(tiles, c, f, block.shape[1], dtype)
+    depth, kind, lanes = c // 2 if bfloat16 else c, PAIR if bfloat16 else dtype, block.shape[1]
     bias, tasks, work = np.zeros(f, dtype) if b is None else b, min(len(x), 16), len(x) * math.prod(y_shape) * r * r * c
     _forward(
         work if tasks > 1 else 0,
-        *(block, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), bias, behind, y_shape, tasks),
-        *(pixels, outputs, windows),
+        *(
+            block,
+            x.reshape(-1),
+            x.shape[1:],
+            tiles,
+            depth,
+            packed(w, bfloat16).reshape(-1),
+            bias,
+            behind,
+            y_shape,
+            tasks,
+        ),
+        *_scratch(tiles, {"x": (depth, kind), "y": (lanes, dtype)}, lanes, dtype),
     )
 
 
-def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx):
-    """dx, dw and db of a convolution that `fits`."""
+def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bfloat16):
+    """dx, dw and db of a convolution that `fits`; of the products only those of dx in bfloat16."""
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
     group = (128 if r == 3 else 64) if large else 32
     tasks, tiles = min(n, 4 if large else 8), _tiles(y_shape, r, padding, group)
-    u, points, lanes = np.empty(0, dtype), len(tiles.points), block.shape[1]
+    u, points, lanes = np.empty(0, PAIR if bfloat16 else dtype), len(tiles.points), block.shape[1]
     if needs_dx:
         transposed = scratch("transposed", (r, r, f, c), dtype)
         transposed[...] = w.swapaxes(2, 3)
-        u = scratch("panels", packed_shape(transposed.shape, dtype), dtype)
-        pack(transposed, u)
+        u = packed(transposed, bfloat16)
     partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks, f), dtype)
+    *ours, windows = _scratch(tiles, {"x": (c, dtype), "dy": (f, dtype), "y": (lanes, dtype)}, lanes, dtype)
+    depth, pairs = f, ours[1]
+    if bfloat16:
+        depth = f // 2
+        pairs = _scratch(tiles, {"pairs": (depth, PAIR)}, lanes, dtype)[0]
     _backward(
         2 * n * math.prod(y_shape) * r * r * c,
         *(block, behind, y_shape, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), partial, sums),
-        *(needs_dx, dx.reshape(-1), *_scratch(tiles, c, f, lanes, dtype)),
+        *(needs_dx, dx.reshape(-1), *ours, windows, depth, pairs),
     )
     halves = scratch("halves", (PARTS, (points * r + points) * lanes), dtype)
     _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, halves)
