@@ -525,7 +525,7 @@ def _tiles(y_shape, r, padding, group=32) -> Tiles:
 
 
 def takes_bfloat16(r: int) -> bool:
-    """Whether its products may be in bfloat16: with 8 points the transforms make twenty times of that rounding, with 6 five."""
+    """Whether its products may be in bfloat16: 8 points make its rounding twenty times as large, 6 points five times."""
     return r == 3
 
 
