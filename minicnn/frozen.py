@@ -79,7 +79,7 @@ class Frozen:
         network, self.backend = self.network, engine.backend()
         self.scale, self.dtype = copy.copy(network.scale), network.dtype
         layers = folded(network.layers) if self.copied or self.backend == "numba" else network.layers
-        self.steps = engine.in_use(layers, self.scale, network.dtype, network.input_shape)
+        self.steps = engine.in_use(layers, self.scale, network.dtype, network.input_shape, network.precision)
         self.whole = self.steps[0] if len(self.steps) == 1 and hasattr(self.steps[0], "ask") else None
 
     def outputs(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:

@@ -58,13 +58,15 @@ def steps(layers: list[Layer], precision: str = "float32") -> list[Layer]:
     return compile.compile(layers, bfloat16=precision == "bfloat16")
 
 
-def in_use(layers: list[Layer], scale, dtype: str, input_shape: tuple[int, ...]) -> list[Layer]:
+def in_use(
+    layers: list[Layer], scale, dtype: str, input_shape: tuple[int, ...], precision: str = "float32"
+) -> list[Layer]:
     """What runs instead of layers that only predict: programs, the first of which has an `ask` for images; or the layers."""
     if _backend == "numpy":
         return layers
     from minicnn.engine import program
 
-    return program.in_use(layers, scale, np.dtype(dtype), input_shape)
+    return program.in_use(layers, scale, np.dtype(dtype), input_shape, precision == "bfloat16")
 
 
 def fast(thing: Thing) -> Thing:

@@ -22,6 +22,7 @@ from minicnn.engine.activations import A, B
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.exponentials import sigmoid, tanh
 from minicnn.engine.lanes import (
+    PAIR,
     fill,
     fma,
     gather,
@@ -61,7 +62,8 @@ ADDRESS, HOW, WITH_RELU, WITH_POOL, WEIGHTS, FRAME = range(33, 39)
 TABLE, TARGETS, COUNT, GROUPS, DEPTH, PANELS, RUN, RUNS, LENGTH = range(39, 48)  # of rows and tiles
 # of a window: its size, stride, dilation and padding
 KH, KW, DOWN, RIGHT, ROW_STEP, COLUMN_STEP, ABOVE, BEFORE = range(48, 56)
-FIELDS = 56
+PAIRS = 56  # where pairs of what rows read may lie
+FIELDS = 57
 TILE_GROUP = 32
 SCRATCH = 2048  # numbers at the beginning of a thread's memory
 
@@ -133,18 +135,34 @@ def _clear_frame(op, m, y):
 
 @kernel
 def rows(block, op, begin, count, tables, weights, m):
-    """Rows times panels; few rows are not filled up to a whole block."""
-    x, y, start = _at(op, X, begin), _at(op, Y, begin), zeros(m, block)
-    few, count = half(start), count * op[COUNT]
-    if count > len(few):
-        _rows(start, op, m, x, y, count, tables, weights)
-    else:
-        _rows(few, op, m, x, y, count, tables, weights)
+    _some_rows(zeros(m, block), op, m, _at(op, X, begin), _at(op, Y, begin), count, tables, weights, weights, m)
+
+
+@kernel
+def rows_in_bfloat16(block, op, begin, count, tables, weights, m):
+    """The images, with their frames, are made pairs first; offsets and lengths in the tables count pairs."""
+    start, x, pairs = zeros(m, block), _at(op, X, begin), m.view(PAIR)
+    like = start[0]
+    inside = (op[X + TOP] * op[X + FRAME_COLUMNS] + op[X + LEFT]) * op[X + C]  # how far x is from its frame's beginning
+    for i in range(0, count * op[X + IMAGE], len(like)):
+        store(pairs, op[PAIRS] + i // 2, load(like, m, x - inside + i))
+    x = op[PAIRS] + inside // 2
+    _some_rows(start, op, pairs, x, _at(op, Y, begin), count, tables, weights, weights.view(PAIR), m)
 
 
 @helper
-def _rows(start, op, m, x, y, count, tables, weights):
-    """`count` rows times every panel, len(start) at a time; a panel begins with its biases.
+def _some_rows(start, op, given, x, y, count, tables, weights, panels, m):
+    """Rows times panels; few rows are not filled up to a whole block."""
+    few, count = half(start), count * op[COUNT]
+    if count > len(few):
+        _rows(start, op, given, x, y, count, tables, weights, panels, m)
+    else:
+        _rows(few, op, given, x, y, count, tables, weights, panels, m)
+
+
+@helper
+def _rows(start, op, given, x, y, count, tables, weights, numbers, m):
+    """`count` rows times every panel, len(start) at a time; a panel begins with its biases, and `numbers` has the rest.
 
     The tables have each row's offset from x, each result's from y, and each contiguous run's within a row. With a pool,
     four rows that follow each other are one window of it.
@@ -160,7 +178,7 @@ def _rows(start, op, m, x, y, count, tables, weights):
         for t in range(0, count, len(start)):
             sums, w, here = biases, at, gather(offsets, t, count, start)
             for run in range(run0, run0 + runs):
-                sums = rows_by_panel(m, here, x0 + tables[run], length, weights, w, sums)
+                sums = rows_by_panel(given, here, x0 + tables[run], length, numbers, w, sums)
                 w += length * n
             if relu:
                 sums = maximum0(sums)
@@ -194,34 +212,45 @@ def _store_some(v, m, at, columns, free):
 
 @kernel
 def tiles_of_3x3(block, op, begin, count, tables, weights, m):
-    _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m)
+    _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m, op[X + C], weights, m)
+
+
+@kernel
+def tiles_of_3x3_in_bfloat16(block, op, begin, count, tables, weights, m):
+    depth = op[X + C] // 2
+    _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m, depth, weights.view(PAIR), m.view(PAIR))
 
 
 @kernel
 def tiles_of_5x5(block, op, begin, count, tables, weights, m):
-    _tiles(zeros(m, block), EIGHT, op, begin, count, tables, weights, m)
+    _tiles(zeros(m, block), EIGHT, op, begin, count, tables, weights, m, op[X + C], weights, m)
 
 
 TILES = {3: tiles_of_3x3, 5: tiles_of_5x5}
 
 
 @helper
-def _tiles(start, points, op, begin, count, tables, weights, m):
-    """Tiles times panels; the table has each tile's window, its outputs, and how many rows and columns these have."""
+def _tiles(start, points, op, begin, count, tables, weights, m, depth, u, vs):
+    """Tiles times panels; the table has each tile's window, its outputs, and how many rows and columns these have.
+
+    The panels behind their biases are read from u, and pixels at the points are kept in vs: weights and m themselves, or
+    as pairs, of which a row of c numbers has `depth`.
+    """
     x, y, c, f = _at(op, X, begin), _at(op, Y, begin), op[X + C], op[Y + C]
     table, count = op[TABLE], count * op[COUNT]
     few, like, n, parts = half(start), start[0], len(start[0]), len(points) ** 2
-    step, sums_step, sums = TILE_GROUP * c + 16, TILE_GROUP * n + 16, SCRATCH
+    step, sums_step, sums = TILE_GROUP * depth + 16, TILE_GROUP * n + 16, SCRATCH
     v = sums + parts * sums_step
     for first in range(0, count, TILE_GROUP):
         here = min(TILE_GROUP, count - first)
         for t in range(here):
             pixels = x + tables[table + 4 * (first + t)]
             for k in range(0, c, n):
-                _pixels_to_points(like, points, m, pixels + k, op[X + ROW], c, v + t * c + k, step)
+                at = v + t * depth + k * depth // c
+                _pixels_to_points(like, points, m, pixels + k, op[X + ROW], c, vs, at, step)
         for p in range(0, f, n):
-            panel = op[WEIGHTS] + p // n * (parts * c + 1) * n
-            _products(start, few, parts, m, v, c, step, here, weights, panel + n, sums, sums_step)
+            panel = op[WEIGHTS] + p // n * (parts * depth + 1) * n
+            _products(start, few, parts, vs, v, depth, step, here, u, panel + n, m, sums, sums_step)
             for t in range(here):
                 at = table + 4 * (first + t)
                 shape, target = (tables[at + 2], tables[at + 3]), y + tables[at + 1] + p
@@ -229,27 +258,27 @@ def _tiles(start, points, op, begin, count, tables, weights, m):
 
 
 @helper
-def _pixels_to_points(like, points, m, x, row, c, v, step):
+def _pixels_to_points(like, points, m, x, row, c, vs, v, step):
     """v = B^T d B of the window at x: rows first, then columns."""
     n, count = len(like), len(points)
     for i in range(count):
         pixels = load_rows(like, m, apart(c, points), x + i * row)
         store_rows(m, apart(n, points), i * count * n, pixels_to_points(points, pixels))
-    columns_to_points(like, points, m, m, v, step)
+    columns_to_points(like, points, m, vs, v, step)
 
 
 @helper
-def _products(start, few, parts, m, v, c, step, count, u, u0, sums, sums_step):
+def _products(start, few, parts, vs, v, c, step, count, u, u0, m, sums, sums_step):
     """The n * n matrix products of tiles and a panel, as many tiles at a time as `start` has rows, at the end a `few`."""
     n = len(start[0])
     for point in range(parts):
         at, x, y = u0 + point * c * n, v + point * step, sums + point * sums_step
         for t in range(0, count, len(start)):
             if count - t > len(few):
-                total = rows_by_panel(m, strided(c, t, count, start), x, c, u, at, start)
+                total = rows_by_panel(vs, strided(c, t, count, start), x, c, u, at, start)
                 store_rows(m, strided(n, t, count, start), y, total)
             else:
-                total = rows_by_panel(m, strided(c, t, count, few), x, c, u, at, few)
+                total = rows_by_panel(vs, strided(c, t, count, few), x, c, u, at, few)
                 store_rows(m, strided(n, t, count, few), y, total)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from minicnn import inputs, layers
 from minicnn.engine import interpreter as does
 from minicnn.engine import winograd
+from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.lanes import Block, best_block
 from minicnn.engine.memory import contiguous, empty, scratch
 from minicnn.engine.products import panel_block
@@ -41,10 +42,14 @@ POOLS = {
     layers.AveragePool2D: does.MEAN,
     layers.GlobalAveragePool2D: does.MEAN,
 }
+ROWS = does.rows, does.rows_in_bfloat16
+TILES = *does.TILES.values(), does.tiles_of_3x3_in_bfloat16
 KNOWN = {*NUMBERS, *CONVOLUTIONS, *POOLS, Identity, layers.Softmax, layers.Residual}
 
 
-def in_use(network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_shape: tuple[int, ...]) -> list[Layer]:
+def in_use(
+    network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_shape: tuple[int, ...], bfloat16: bool = False
+) -> list[Layer]:
     """The programs of these layers, in order, and between them the layers of a user's own; the first takes images."""
     compiled: list[Layer] = []
     known: list[Layer] = []
@@ -53,9 +58,9 @@ def in_use(network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_sha
             known.append(layer)
             continue
         if known or not compiled:
-            compiled.append(Program(known, scale, dtype, known[0].input_shape if known else input_shape))
+            compiled.append(Program(known, scale, dtype, known[0].input_shape if known else input_shape, bfloat16))
         if layer is not None:
-            compiled.append(_Around(layer, scale, dtype) if type(layer) is layers.Residual else layer)
+            compiled.append(_Around(layer, scale, dtype, bfloat16) if type(layer) is layers.Residual else layer)
         known = []
     return compiled
 
@@ -70,10 +75,10 @@ def _inside(layer: Layer) -> list[Layer]:
 class _Around(Layer):
     """A residual block around a layer of a user's own."""
 
-    def __init__(self, layer: layers.Residual, scale, dtype):
+    def __init__(self, layer: layers.Residual, scale, dtype, bfloat16):
         self.name, self.input_shape, self.output_shape = layer.name, layer.input_shape, layer.output_shape
         branches = layer.branch, layer.shortcut
-        self.branches = [in_use(branch, scale, dtype, self.input_shape) for branch in branches]
+        self.branches = [in_use(branch, scale, dtype, self.input_shape, bfloat16) for branch in branches]
         self.activate = layer.activate
 
     def forward(self, x, training=False):
@@ -120,7 +125,8 @@ class _Operation:
     def __init__(self, kind: int, layer: Layer | None, x: _Value, y: _Value, other: _Value | None = None, how: int = 0):
         self.kind, self.layer, self.x, self.y, self.other, self.how = kind, layer, x, y, other or x, how
         self.relu = self.pool = False
-        self.tiled, self.group = kind in does.TILES.values(), 1
+        self.tiled, self.of_rows, self.group = kind in TILES, kind in ROWS, 1
+        self.pairs = kind in (does.rows_in_bfloat16, does.tiles_of_3x3_in_bfloat16)
         self.block: np.dtype | None = None
         for value in {x, self.other}:
             value.readers.append(self)
@@ -129,7 +135,15 @@ class _Operation:
 class Program(Layer):
     """Layers as one launch: `forward` takes images (bytes or floats), or what a layer before it gave."""
 
-    def __init__(self, network: list[Layer], scale: inputs.Scale, dtype: np.dtype, input_shape: tuple[int, ...]):
+    def __init__(
+        self,
+        network: list[Layer],
+        scale: inputs.Scale,
+        dtype: np.dtype,
+        input_shape: tuple[int, ...],
+        bfloat16: bool,
+    ):
+        self.bfloat16 = bfloat16
         self.name, self.dtype, self.macs = "program", np.dtype(dtype), sum(layer.macs for layer in network)
         self.input_shape = input_shape
         self.output_shape = network[-1].output_shape if network else input_shape
@@ -163,7 +177,7 @@ class Program(Layer):
             last = self.operations[-1]
             if isinstance(layer, (*CONVOLUTIONS, layers.Residual)) and parts and type(parts[0]) is ReLU:
                 last.relu = bool(parts.pop(0))
-            if (last.kind is does.rows or last.tiled) and parts and self._takes_pool(last, parts[0]):
+            if (last.of_rows or last.tiled) and parts and self._takes_pool(last, parts[0]):
                 last.pool, last.y = True, _Value(parts.pop(0).output_shape)
                 x = last.y
         return x
@@ -181,14 +195,24 @@ class Program(Layer):
                 below = cut.rows * winograd.SIZE + layer.kernel_size[0] - 1 - above - x.shape[0]
                 behind = cut.columns * winograd.SIZE + layer.kernel_size[0] - 1 - before - x.shape[1]
             x.needs(above, below, before, behind)
-            return self._add(does.TILES[layer.kernel_size[0]] if tiles else does.rows, layer, x, shape)
+            return self._add(self._tiles_kind(layer) if tiles else self._rows_kind(layer), layer, x, shape)
         if kind is layers.Dense:
-            return self._add(does.rows, layer, x, shape)
+            return self._add(self._rows_kind(layer), layer, x, shape)
         if kind is layers.Softmax:
             return self._add(does.softmax, layer, x, shape)
         if kind in NUMBERS:
             return self._add(does.numbers, layer, x, x.shape if kind is layers.Flatten else shape, how=NUMBERS[kind])
         return self._add(does.window, layer, x, shape, how=POOLS.get(kind, does.SUM))
+
+    def _tiles_kind(self, layer: layers.Conv2D):
+        r = layer.kernel_size[0]
+        low = self.bfloat16 and winograd.takes_bfloat16(r)
+        return does.tiles_of_3x3_in_bfloat16 if low else does.TILES[r]
+
+    def _rows_kind(self, layer: layers.Conv2D | layers.Dense):
+        """In pairs where neighbours are of the same row and the same group."""
+        low = self.bfloat16 and layer.w.shape[-2] % 2 == 0 and getattr(layer, "groups", 1) == 1
+        return does.rows_in_bfloat16 if low else does.rows
 
     def _takes_pool(self, operation: _Operation, layer: Layer) -> bool:
         plain = Window((2, 2), (2, 2))
@@ -221,7 +245,9 @@ class Program(Layer):
         tiled = [one.layer.w.shape for one in self.operations if one.tiled and isinstance(one.layer, layers.Conv2D)]
         lanes = self.blocks[0].shape[1]
         at_points = [(r + winograd.SIZE - 1) ** 2 * (does.TILE_GROUP * (c + lanes) + 32) for r, _, c, _ in tiled]
-        self.memory = free = does.SCRATCH + max(at_points, default=0)
+        self.pairs_at = does.SCRATCH + max(at_points, default=0)  # behind what tiles need, room for rows' pairs
+        low = [one.group * one.x.size // 2 + 16 for one in self.operations if one.of_rows and one.pairs]
+        self.memory = free = self.pairs_at + max(low, default=0)
         for i, operation in enumerate(self.operations[:-1]):
             value, first, last = operation.y, i, i
             value.room = max((reader.group for reader in value.readers), default=operation.group)
@@ -252,9 +278,9 @@ class Program(Layer):
             row[does.FRAME] = any(operation.y.frame)
             parts = self._details(row, operation, operation.layer)
             weights = np.concatenate([np.ravel(part) for part in parts]) if parts else np.zeros(0)
-            packed.append(np.append(weights, np.zeros(-len(weights) % 16)))
+            packed.append(np.append(weights, np.zeros(-len(weights) % 16)).astype(self.dtype))
             at += len(packed[-1])
-        numbers = np.concatenate([*packed, np.zeros(16)]).astype(self.dtype)
+        numbers = np.concatenate([*packed, np.zeros(16, self.dtype)])
         self.packed = empty(numbers.shape, self.dtype)
         self.packed[...] = numbers
         self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table
@@ -279,7 +305,7 @@ class Program(Layer):
         operation.block = self.blocks[1] if row_of >= self.blocks[1].shape[1] else self.blocks[2]
         if operation is self.operations[0]:
             return list(self.scale.factors(np.dtype(np.uint8), y.shape[2]))
-        if kind is does.rows:
+        if operation.of_rows:
             return self._rows(row, operation, layer)
         if operation.tiled:
             return self._tiles(row, operation, layer)
@@ -311,16 +337,18 @@ class Program(Layer):
         pixels = np.add.outer(np.arange(kh) * dilation[0] * x.row, np.arange(kw) * dilation[1] * x.shape[2])
         runs, length = (pixels[:, 0], kw * c) if dilation[1] == 1 and groups == 1 else (pixels.ravel(), c)
         images, lanes = np.arange(operation.group), panel_block(f // groups, self.dtype, 8).shape[1]
-        row[does.TABLE] = self._write(np.add.outer(images * x.size, offsets))
+        of_pair = 2 if operation.pairs else 1
+        row[does.TABLE] = self._write(np.add.outer(images * x.size, offsets) // of_pair)
         row[does.TARGETS] = self._write(np.add.outer(images * y.size, p * y.row + q * f))
-        row[does.RUN], row[does.RUNS], row[does.LENGTH] = self._write(runs), len(runs), length
+        row[does.RUN], row[does.RUNS] = self._write(runs // of_pair), len(runs)
+        row[does.LENGTH], row[does.PAIRS] = length // of_pair, self.pairs_at
         count = -(-(f // groups) // lanes)
         row[[does.COUNT, does.GROUPS, does.DEPTH, does.PANELS]] = len(offsets), groups, c, count
         operation.block = self._block(lanes)
         panels = np.zeros((1 + kh * kw * c, groups, count * lanes))
         matrix = np.concatenate([_bias(layer)[None], w.reshape(-1, f)])
         panels[:, :, : f // groups] = matrix.reshape(-1, groups, f // groups)
-        return [panels.reshape(-1, groups * count, lanes).transpose(1, 0, 2)]
+        return self._panels(operation, panels.reshape(-1, groups * count, lanes))
 
     def _tiles(self, row, operation, layer) -> list[np.ndarray]:
         x, y, w = operation.x, operation.y, layer.w.value
@@ -337,7 +365,15 @@ class Program(Layer):
         operation.block = self._block(lanes)
         g = winograd.weight_transform(r, np.dtype(np.float64))
         u = np.einsum("jq,iqcf->ijcf", g, np.einsum("ip,pqcf->iqcf", g, w)).reshape(-1, f)
-        return [np.concatenate([_bias(layer)[None], u]).reshape(-1, f // lanes, lanes).transpose(1, 0, 2)]
+        return self._panels(operation, np.concatenate([_bias(layer)[None], u]).reshape(-1, f // lanes, lanes))
+
+    def _panels(self, operation: _Operation, rows: np.ndarray) -> list[np.ndarray]:
+        """Biases and weights (1 + rows, panels, lanes) panel by panel; of pairs the bits of two rows are one number's."""
+        panels = rows.transpose(1, 0, 2).astype(self.dtype)
+        if operation.pairs:
+            low = np.stack([paired_rows(np.ascontiguousarray(panel[1:]), "pairs").copy() for panel in panels])
+            panels = np.concatenate([panels[:, :1], low.view(self.dtype)], axis=1)
+        return [panels]
 
     # -- running it ----------------------------------------------------------------------------------------------
 
