@@ -209,7 +209,7 @@ class Program(Layer):
         low = self.bfloat16 and winograd.takes_bfloat16(r)
         return does.tiles_of_3x3_in_bfloat16 if low else does.TILES[r]
 
-    def _rows_kind(self, layer: layers.Conv2D | layers.Dense):
+    def _rows_kind(self, layer):
         """In pairs where neighbours are of the same row and the same group."""
         low = self.bfloat16 and layer.w.shape[-2] % 2 == 0 and getattr(layer, "groups", 1) == 1
         return does.rows_in_bfloat16 if low else does.rows
