@@ -9,13 +9,18 @@ the test images.
 from __future__ import annotations
 
 import argparse
-
-import optuna
-from sklearn.model_selection import GridSearchCV
+import sys
 
 from minicnn import load_fashion_mnist
 from minicnn.callbacks import LambdaCallback
-from minicnn.sklearn import MiniCNNClassifier
+
+try:
+    import optuna
+    from sklearn.model_selection import GridSearchCV
+
+    from minicnn.sklearn import MiniCNNClassifier
+except ImportError as error:
+    sys.exit(f'{error}: pip install "minicnn-numba[search]"')
 
 
 def grid(images, labels, epochs: int) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,9 +26,9 @@ MOST_NAMED = 10  # files that cannot be read; more are counted
 
 
 def read_image(
-    path: str | os.PathLike, size: int | tuple[int, int], channels: int = 3, invert: bool = False
+    path: str | os.PathLike | BinaryIO, size: int | tuple[int, int], channels: int = 3, invert: bool = False
 ) -> np.ndarray:
-    """Reads an image file as uint8 (h, w, channels), upright as its EXIF data says.
+    """Reads an image file, open or by its path, as uint8 (h, w, channels), upright as its EXIF data says.
 
     It is shrunk or enlarged until it covers `size`, (h, w) or the side of a square, and what juts out is cut off both
     sides: nothing is distorted. channels is 3 for colour, 1 for grey. What is transparent becomes white. invert=True
