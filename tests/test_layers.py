@@ -935,6 +935,7 @@ class Careless(Layer):
     backward = forward
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 @BACKENDS
 def test_a_layer_may_change_the_shape_of_what_it_gets(backend):
     model, found = Sequential([Conv2D(2, 3), Careless(), MaxPool2D(), Flatten(), Dense(2)], IMAGE), []
@@ -960,6 +961,15 @@ def test_a_layer_without_weights_belongs_to_one_model_too():
     Sequential([relu], (3,))
     with pytest.raises(ValueError, match="belongs to another model"):
         Sequential([relu], (3,))
+
+
+@BACKENDS
+@pytest.mark.parametrize("layer", [BatchNorm, GlobalAveragePool2D])
+def test_a_count_beyond_16_bits_keeps_float32_which_numpy_1_would_not(layer, backend):
+    model = Sequential([layer()], (257, 257, 1))
+    model.backward(np.ones_like(model.forward(ones(1, 257, 257, 1), training=True)))
+    assert model.layers[0].forward(ones(1, 257, 257, 1), training=True).dtype == np.float32
+    assert model.layers[0].backward(ones(1, *model.output_shape)).dtype == np.float32
 
 
 @BACKENDS

@@ -48,7 +48,7 @@ class LeakyReLU(Activation):
     """x where x > 0, negative_slope * x elsewhere (Maas, Hannun and Ng, 2013)."""
 
     def __init__(self, negative_slope: float = 0.01):
-        self.negative_slope = number(negative_slope, "negative_slope")
+        self.negative_slope = number(negative_slope, "negative_slope", least=-1e30, most=1e30)
 
     def f(self, x):
         return np.where(x > 0, x, self.negative_slope * x)

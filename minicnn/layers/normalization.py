@@ -34,7 +34,7 @@ class BatchNorm(Layer):
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, activation: str | None = None):
         self.momentum = number(momentum, "momentum", least=0, most=1)
-        self.epsilon = number(epsilon, "epsilon", above=0)
+        self.epsilon = number(epsilon, "epsilon", above=0, most=1e30)
         self.activation, self.activate = activation, activations.get(activation)
 
     def build(self, input_shape: tuple[int, ...], parameters: Parameters) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class BatchNorm(Layer):
     def backward(self, dy: np.ndarray) -> np.ndarray:
         xhat, inverse_std = self.saved
         dy = self.activate.backward(dy)
-        axes, m = tuple(range(dy.ndim - 1)), math.prod(dy.shape[:-1])
+        axes, m = tuple(range(dy.ndim - 1)), float(math.prod(dy.shape[:-1]))
         dbeta, dgamma = dy.sum(axis=axes), (dy * xhat).sum(axis=axes)
         self.beta.grad[...], self.gamma.grad[...] = dbeta, dgamma
         return self.gamma.value * inverse_std * (dy - dbeta / m - xhat * (dgamma / m))

@@ -102,7 +102,7 @@ class GlobalAveragePool2D(_GlobalPool2D):
     def backward(self, dy: np.ndarray) -> np.ndarray:
         (x_shape,) = self.saved
         _, h, w, _ = x_shape
-        return np.broadcast_to((dy / (h * w))[:, None, None], x_shape).copy()
+        return np.broadcast_to((dy / float(h * w))[:, None, None], x_shape).copy()
 
 
 class GlobalMaxPool2D(_GlobalPool2D):
