@@ -67,8 +67,19 @@ def check(title: str, function: Callable, given: Mapping[str, object]) -> None:
             raise TypeError(told(f"{title}: got {name}=...", ours))
 
 
+class _Signature:
+    """What `inspect` and `help` tell of a constructor: Python 3.10 would tell that of `Named.__new__`."""
+
+    def __get__(self, instance, kind):
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return inspect.signature(functools.partial(kind.__init__, None))
+
+
 class Named:
     """A class whose constructor tells our names for other libraries' arguments."""
+
+    __signature__ = _Signature()
 
     def __new__(cls, *_, **given):
         check(cls.__name__, cls.__init__, given)

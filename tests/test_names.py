@@ -136,3 +136,9 @@ def test_matplotlib_comes_with_the_first_plot_and_not_before(tmp_path):
     code = "import sys, minicnn; assert 'matplotlib' not in sys.modules; minicnn.plots.curves"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_tells_a_constructors_arguments_and_an_objects_are_its_own():
+    assert str(inspect.signature(LeakyReLU)).startswith("(negative_slope: ")
+    assert list(inspect.signature(Conv2D).parameters)[:2] == ["filters", "kernel_size"]
+    assert list(inspect.signature(CrossEntropy()).parameters)[:2] == ["outputs", "targets"]
