@@ -54,8 +54,7 @@ def write(
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
         archive.comment = b"0" * DIGEST
-    content = buffer.getbuffer()[:-DIGEST]
-    with atomic_write(path, keep) as file:
+    with buffer.getbuffer() as whole, whole[:-DIGEST] as content, atomic_write(path, keep) as file:
         file.write(content)
         file.write(hashlib.sha256(content).hexdigest().encode())
 

@@ -219,7 +219,8 @@ HOSTILE = {
     ),
     "100,000 members, said to be 3": (lambda path: many_members(path, MEMBERS, 3), "members: got 100,000 or more"),
     "10,000 members": (lambda path: many_members(path, 10_000, 10_000), "'a': stands in the file twice"),
-    "overlapping": (overlapping, "members: .* bytes in a file of .*, expected that none overlap"),
+    # what Python 3.13 finds out by itself
+    "overlapping": (overlapping, "members: .* bytes in a file of .*, expected that none overlap|Overlapped entries"),
     "zip64 end": (with_zip64_end, "members: got 65,535 or more"),
     # arrays
     "float64": (with_members(w=npy(np.ones((4, 3)))), r"dense_1/w is float64 \(4, 3\), expected float32"),
