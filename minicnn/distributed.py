@@ -11,8 +11,7 @@ and each takes the same step of the optimizer. They began with the same weights,
 
 (Dean et al., Large scale distributed deep networks, 2012; Goyal et al., Accurate, large minibatch SGD, 2017.) A batch is
 what all ranks take together, so that p ranks train as one does, only sooner. Batch normalisation sees a rank's own share
-alone; the running statistics are the mean over the ranks. Augmentation and dropout draw by the rank too. With
-class_weight, each rank's loss is the weighted mean over its own share.
+alone; the running statistics are the mean over the ranks. Augmentation and dropout draw by the rank too.
 
     mpiexec -n 4 minicnn train
 

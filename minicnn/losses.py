@@ -43,13 +43,9 @@ class CrossEntropy(Named):
     def __call__(
         self, outputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray | None = None
     ) -> tuple[float, np.ndarray]:
-        n, classes = outputs.shape
+        classes = outputs.shape[1]
         truth = one_hot(targets, classes, outputs.dtype)
-        weights = np.ones(n, outputs.dtype)
-        if self.class_weight is not None:
-            weights = truth @ self.weights(classes).astype(outputs.dtype)
-        if sample_weight is not None:
-            weights = weights * sample_weight.astype(outputs.dtype)
+        weights = self.image_weights(truth, sample_weight)
         if self.label_smoothing:
             truth = truth * (1 - self.label_smoothing) + self.label_smoothing / classes
         return self.formula(outputs, truth, weights / (weights.sum() or 1))
@@ -68,6 +64,13 @@ class CrossEntropy(Named):
         weights = weights[:, None]
         loss = -(weights * truth * log_probabilities).sum()
         return float(loss), weights * (np.exp(log_probabilities) - truth)
+
+    def image_weights(self, truth: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+        """The weight of each image, (n,), from that of its class and its own; truth (n, classes), not smoothed."""
+        weights = np.ones(len(truth), truth.dtype)
+        if self.class_weight is not None:
+            weights = truth @ self.weights(truth.shape[1]).astype(truth.dtype)
+        return weights if sample_weight is None else weights * sample_weight.astype(truth.dtype)
 
     def weights(self, classes: int) -> np.ndarray:
         """The weight of each class, from class_weight, all 1 without one: (classes,). DataError where it is wrong."""

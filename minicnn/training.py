@@ -65,8 +65,7 @@ def fit(
     by default the optimizer's own rate throughout; augment is a `minicnn.data.Augment`; validation_data is (images,
     targets), scored after every epoch; class_weight weighs the classes in the training loss; seed draws the order and the
     augmentation; checkpoint is a `minicnn.Checkpoint`, from which the run goes on where its file exists; ranks are the
-    processes that share each batch (see distributed.py), every one of them making this call; with weights of classes or
-    images the mean is weighted in each rank's share by itself.
+    processes that share each batch (see distributed.py), every one of them making this call.
 
     validation_split, from 0 to 1, holds the last share of x and y out as validation data, as in Keras: where images are
     sorted by class, take `minicnn.data.split`. With shuffle=False every epoch takes the images in their order.
@@ -299,8 +298,8 @@ def _epoch(run: Run, save: Callable) -> None:
 
 def train_step(run: Run, index: np.ndarray) -> None:
     """Some of the images: forward, loss, backward, and a step of the optimizer."""
-    matrix, holes, model, size = None, None, run.model, len(index)
-    index, weight = run.ranks.share(index)
+    matrix, holes, model, batch, size = None, None, run.model, index, len(index)
+    index, weight = run.ranks.share(batch)
     if run.augment is not None:
         rng = generator("augmentation", run.seed, run.epoch, run.batch, *run.ranks.key)
         matrix, holes = run.augment.draw(len(index), run.images.shape[1:3], rng)
@@ -315,6 +314,9 @@ def train_step(run: Run, index: np.ndarray) -> None:
                 f"loss: got {value} at step {run.step} (epoch {run.epoch + 1}), expected a finite number;"
                 f" try a learning rate below {rate:.3g}, or clip_norm"
             )
+        if run.ranks.size > 1:
+            scale = _mean_weight(run, index) / (_mean_weight(run, batch) or 1)
+            value, doutputs = value * scale, doutputs * scale
         model.backward(doutputs)
         correct = count_correct(outputs, targets) if run.loss.classifies else 0
         value, correct = run.ranks.combine(model.parameters, weight, value, correct)
@@ -322,6 +324,16 @@ def train_step(run: Run, index: np.ndarray) -> None:
             engine.fast(run.optimizer).step(model.parameters, rate)
     run.learning_rate, run.total, run.correct = rate, run.total + value * size, run.correct + correct
     run.step, run.batch, run.seen = run.step + 1, run.batch + 1, run.seen + size
+
+
+def _mean_weight(run: Run, index: np.ndarray) -> float:
+    """The mean weight of some images in the loss: a rank's weighted mean, times its share's over the batch's, is its
+    part of the batch's weighted mean."""
+    weights = None if run.sample_weight is None else run.sample_weight[index]
+    if isinstance(run.loss, losses.CrossEntropy):
+        truth = losses.one_hot(run.targets[index], run.model.output_shape[-1], float)
+        weights = run.loss.image_weights(truth, weights)
+    return 1.0 if weights is None else float(weights.mean())
 
 
 def _finish_epoch(run: Run) -> None:

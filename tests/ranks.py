@@ -43,7 +43,7 @@ def main(ranks):
     return 0
 
 
-def train(ranks, out, images=123, epochs=4, noise=False, mishap=None, rank=1, checkpoint=False):
+def train(ranks, out, images=123, epochs=4, noise=False, weighted=False, mishap=None, rank=1, checkpoint=False):
     minicnn.use_backend("numpy")
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (images, 6, 6, 1), dtype=np.uint8)
@@ -56,6 +56,8 @@ def train(ranks, out, images=123, epochs=4, noise=False, mishap=None, rank=1, ch
         batch_size=10,
         augment=Augment(shift=0.1, horizontal_flip=True) if noise else None,
         validation_data=(x[:33], y[:33]),
+        class_weight=[3.0, 0.5] if weighted else None,
+        sample_weight=rng.integers(0, 3, images) if weighted else None,
         callbacks=[CSVLogger(f"{out}/history.csv"), Mishap(mishap, rank, ranks)],
         checkpoint=Checkpoint(f"{out}/checkpoint.npz", every=7) if checkpoint else None,
         ranks=ranks,

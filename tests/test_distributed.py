@@ -98,6 +98,15 @@ def test_without_batch_norm_ranks_learn_what_one_process_learns(ranks, alone, tm
 
 
 @needs_mpi
+def test_with_weights_of_classes_and_images_too_ranks_learn_what_one_process_learns(alone, tmp_path):
+    expected = trained(1, tmp_path / "alone", weighted=True)
+    values, _, history = trained(4, tmp_path / "ranks", weighted=True)
+    assert np.abs(expected[0] - alone[0]).max() > 1e-2
+    np.testing.assert_allclose(values, expected[0], atol=1e-5)
+    np.testing.assert_allclose(history["loss"], expected[2]["loss"], atol=1e-5)
+
+
+@needs_mpi
 def test_a_run_is_the_same_to_the_bit_for_a_number_of_ranks(tmp_path):
     first, second = (trained(2, tmp_path / name, noise=True) for name in "ab")
     assert same(first, second) and first[2] == second[2]
