@@ -421,6 +421,10 @@ REFUSED = {
         after(("ConstantOfShape", "huge", "k", {}), ("Add", "c k", "y", {})),
         r"node 'node k' \(ConstantOfShape\): of constants alone",
     ),
+    "dropout in training": (
+        after(("Dropout", "c half true", "y", {})),
+        r"node 'node y' \(Dropout\): got training mode, expected a network in use: export after eval",
+    ),
     "a name that nothing gives": (
         after(("Relu", "nothing", "y", {})),
         r"node 'node y' \(Relu\): unknown: \['nothing'\]",
@@ -433,11 +437,30 @@ def test_what_cannot_be_taken_is_one_line_that_names_the_node(name, tmp_path):
     nodes, message = REFUSED[name]
     arrays = {"w": numbers(4, 1, 2, 2), "root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
     arrays |= {"far": np.float32(128), "places": numbers(7, 7), "small": numbers(3, 2), "shape": np.array([-1, 14, 14])}
-    arrays |= {"huge": np.array([10**6, 10**6]), "each": numbers(4, 1, 1), "first": np.array([0])}
+    arrays |= {
+        "true": np.array(True),
+        "huge": np.array([10**6, 10**6]),
+        "each": numbers(4, 1, 1),
+        "first": np.array([0]),
+    }
     onnx.save(graph(nodes, arrays, [None, 1, 8, 8]), tmp_path / "theirs.onnx")
     with pytest.raises(ModelFileError, match=message) as told:
         from_onnx(tmp_path / "theirs.onnx")
     assert str(told.value).startswith(f"{tmp_path / 'theirs.onnx'}: ") and "\n" not in str(told.value)
+
+
+def test_dropout_in_use_is_none_in_every_opset(tmp_path, numpy_backend):
+    arrays = {"w": numbers(4, 1, 2, 2), "half": np.float32(0.5), "false": np.array(False)}
+    for opset, node in (
+        (20, ("Dropout", "c half false", "d", {})),
+        (13, ("Dropout", "c half", "d", {})),
+        (7, ("Dropout", "c", "d", {"ratio": 0.3})),
+    ):
+        nodes = after(node, ("GlobalMaxPool", "d", "e", {}), ("Flatten", "e", "y", {}))
+        content = graph(nodes, arrays, ["n", 1, 8, 8], opset=opset)
+        assert taken(content, numbers(3, 1, 8, 8), tmp_path) == ["Conv2D", "GlobalMaxPool2D"]
+    old = graph(after(("Dropout", "c", "y", {})), arrays, ["n", 1, 8, 8], opset=6)
+    refused(old, tmp_path, r"\(Dropout\): got training mode")
 
 
 def refused(content, folder, message):
@@ -741,6 +764,48 @@ def test_weights_of_a_large_model_lie_beside_the_program(tmp_path, numpy_backend
     code = "import sys, json, numpy as np\nsys.path.insert(0, '.')\nimport big\n"
     code += "print(json.dumps(big.predict(np.load('images.npy')).tolist()))"
     equal(np.array(json.loads(alone(tmp_path, code))), model.predict(images), 1e-5)
+
+
+# -- what classes are called ---------------------------------------------------------------------------------------
+
+CALLED = ["T-shirt/top", "Kleid 'größer'", '"""', "{braces}", "line\nbreak", *map(str, range(5))]
+
+
+@pytest.fixture
+def called(trained, tmp_path):
+    """The trained model, its classes called something."""
+    model = trained.frozen().network
+    model.class_names = CALLED
+    return model
+
+
+@pytest.mark.parametrize(("write", "read"), [(to_onnx, from_onnx), (to_safetensors, from_safetensors)])
+def test_class_names_leave_and_come_back(write, read, called, trained, tmp_path):
+    write(called, tmp_path / "model")
+    assert read(tmp_path / "model").class_names == CALLED
+    write(trained, tmp_path / "model")
+    assert read(tmp_path / "model").class_names is None
+
+
+def test_class_names_stand_in_onnx_metadata_for_others_and_wrong_ones_are_refused(called, tmp_path):
+    to_onnx(called, tmp_path / "model.onnx")
+    content = onnx.load(tmp_path / "model.onnx")
+    assert {item.key: json.loads(item.value) for item in content.metadata_props} == {"class_names": CALLED}
+    for wrong in ('["one"]', "{", "3"):
+        content.metadata_props[0].value = wrong
+        refused(content, tmp_path, r"theirs.onnx: not an ONNX file that minicnn can read")
+    content.producer_name = "pytorch"  # whose class_names may be anything
+    onnx.save(content, tmp_path / "theirs.onnx")
+    assert from_onnx(tmp_path / "theirs.onnx").class_names is None
+
+
+def test_the_program_prints_the_names_of_the_classes(called, sample, tmp_path):
+    called.class_names = names = [name.replace("\n", " ") for name in CALLED]
+    to_numpy(called, tmp_path / "predict.py")
+    np.save(tmp_path / "images.npy", sample.test_images[:200])
+    code = "import runpy, sys\nsys.argv = ['', 'images.npy']\nrunpy.run_path('predict.py', run_name='__main__')"
+    found = alone(tmp_path, code).splitlines()
+    assert found == [names[k] for k in called.predict_classes(sample.test_images[:200])] and len(set(found)) > 2
 
 
 # -- the commands, and what is missing -----------------------------------------------------------------------------

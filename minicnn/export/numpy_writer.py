@@ -6,6 +6,7 @@ import base64
 import inspect
 import io
 import os
+import pprint
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ CALLS: dict[type[Layer], str] = {  # of the functions in plain.py; a class that 
     L.Tanh: "np.tanh({x})",
 }
 
-FILE = '''"""A network that minicnn trained, in NumPy alone. As a program it prints the class of each image:
+FILE = '''"""A network that minicnn trained, in NumPy alone. As a program it prints the {printed} of each image:
 
     python THIS_FILE IMAGES.npy
 
@@ -73,10 +74,10 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     for number in predict(np.load(sys.argv[1])).argmax(axis=-1):
-        print(number)
+        print({answer})
 
 
-W = {{}}  # the arrays of each layer
+{names}W = {{}}  # the arrays of each layer
 for name, array in np.load({weights}).items():
     W.setdefault(name.rpartition("/")[0], []).append(array)
 
@@ -127,6 +128,9 @@ def program(model: Network, weights: str) -> str:
         functions="".join(f"\n\n{inspect.getsource(f)}" for f in functions),
         lines="\n".join(f"    {line}" for line in lines),
         probabilities=answer,
+        printed="class's name" if model.class_names else "class",
+        answer="NAMES[number]" if model.class_names else "number",
+        names=f"NAMES = {pprint.pformat(model.class_names, width=110, compact=True)}\n" if model.class_names else "",
         weights=weights,
     )
     unused = ["from pathlib import Path"] if "Path(" not in weights else ["import base64", "import io"]

@@ -15,6 +15,7 @@ it is made, so that it takes little more memory than the file's own length.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from minicnn import layers as L
 from minicnn.arguments import pair
 from minicnn.errors import ModelFileError
 from minicnn.export import pointwise
+from minicnn.export.onnx_writer import NAMES
 from minicnn.export.pointwise import FUNCTIONS, LINE, LINEAR, POINTS
 from minicnn.extras import need
 from minicnn.layers import Layer, activations, sequence
@@ -73,6 +75,8 @@ class Reader:
 
     def __init__(self, onnx, content, length: int):
         self.onnx, self.graph = onnx, content.graph
+        props = {item.key: item.value for item in content.metadata_props}
+        self.class_names = json.loads(props.get(NAMES, "null")) if content.producer_name == "minicnn" else None
         self.opset = max((item.version for item in content.opset_import if item.domain in ("", "ai.onnx")), default=1)
         self.room = 16 * length + 2**24  # bytes that may be taken
         self.tensors: dict[str, Tensor] = {}
@@ -107,6 +111,7 @@ class Reader:
         if self.scale is not None:
             factor, shift = self.scale
             model.scale.std, model.scale.mean = 1 / (255 * factor), -shift / (255 * factor)
+        model.class_names = self.class_names
         model.parameters.allocate(None)
         arrays = {
             f"{layer.name}/{k}": a for layer in model.all_layers() for k, a in self.weights.get(layer, {}).items()
@@ -166,6 +171,11 @@ class Reader:
             raise ValueError(f"input {name[:80]!r} is computed from the images, expected numbers")
         array = self.known[name]
         return array if array.dtype.kind in "iub" else array.astype(np.float32, copy=False)
+
+    def is_true(self, name: str) -> bool:
+        """Whether an input that must be known is a truth value, and true."""
+        array = self.constant(name)
+        return array.dtype == bool and bool(array.any())
 
     def tensor(self, name: str) -> Tensor:
         """An input that must come from the images, its number-by-number function now a layer."""
@@ -354,7 +364,12 @@ class Reader:
                 if options["to"] not in (types.FLOAT, types.FLOAT16, types.DOUBLE):
                     raise ValueError(f"got type {options['to']}, expected one of floats")
                 return x
-            case "Identity" | "Dropout":
+            case "Identity":
+                return x
+            case "Dropout":
+                training = not options.get("is_test") if self.opset < 7 else any(map(self.is_true, names[1:]))
+                if training:
+                    raise ValueError("got training mode, expected a network in use: export after eval()")
                 return x
             case "Transpose":
                 perm = options.get("perm", range(len(x.axes))[::-1])

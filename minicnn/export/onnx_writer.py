@@ -6,6 +6,7 @@ transposed as they come in, and back before a Flatten and at the end: what goes 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from minicnn.layers import Layer
 from minicnn.layers.activations import Identity
 from minicnn.network import Network
 
+NAMES = "class_names"  # of the file's metadata
 OPSET, IR = 20, 9  # the first with Gelu; what files of its time are called
 
 POINTWISE: dict[type[Layer], str] = {L.ReLU: "Relu", L.Sigmoid: "Sigmoid", L.Tanh: "Tanh"}
@@ -31,7 +33,8 @@ def to_onnx(model: Network, path: str | os.PathLike) -> None:
 
     The input "images" is (n, h, w, c), any n: uint8 where the model was trained on uint8, whose standardising is in the
     graph, else float32. The output "outputs" is what `model.outputs` gives: for most classifiers logits, whose softmax are
-    the probabilities. Names of layers and arrays are the model's own. Needs the extra "onnx".
+    the probabilities. Names of layers and arrays are the model's own; those of the classes are a JSON list among the
+    file's metadata, under "class_names". Needs the extra "onnx".
 
     Raises TypeError for a layer that is not minicnn's own, ModelFileError beyond two gigabytes, ImportError, OSError.
     """
@@ -46,6 +49,8 @@ def to_onnx(model: Network, path: str | os.PathLike) -> None:
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR,
     )
+    if model.class_names:
+        onnx.helper.set_model_props(content, {NAMES: json.dumps(model.class_names)})
     onnx.checker.check_model(content, full_check=True)
     with atomic_write(path) as file:
         file.write(content.SerializeToString())
