@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from minicnn import __version__
 from minicnn.commands import check_gradients, evaluate, predict, train
 from minicnn.data import __main__ as data
 from minicnn.explain import commands as explain
@@ -27,6 +28,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Hand what follows the command's name on to it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="minicnn", description="Convolutional networks from scratch.")
+    parser.add_argument("--version", action="version", version=f"minicnn {__version__}")
     choices = parser.add_subparsers(dest="command", required=True)
     for name, (_, does) in COMMANDS.items():
         choices.add_parser(name, help=does, add_help=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minicnn import BatchNorm, Dense, Flatten, Sequential, load_fashion_mnist, metrics, use_backend
+from minicnn import BatchNorm, Dense, Flatten, Sequential, __version__, load_fashion_mnist, metrics, use_backend
 from minicnn.__main__ import COMMANDS
 from minicnn.__main__ import main as minicnn
 from minicnn.commands import train
@@ -34,6 +34,12 @@ def test_without_a_command_all_are_listed(capsys):
     listed = capsys.readouterr().out
     for name, (_, does) in COMMANDS.items():
         assert name in listed and does.split()[0] in listed
+
+
+def test_it_tells_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        minicnn(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"minicnn {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
