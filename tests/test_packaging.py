@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from minicnn.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".ci", "benchmarks", "examples", "minicnn", "tests")
@@ -83,6 +86,58 @@ def test_the_tests_of_the_source_distribution_are_found_and_run(unpacked):
         assert done.returncode == 0, done.stdout
 
 
-def test_the_wheel_is_built_from_the_source_distribution_without_a_warning(unpacked, tmp_path):
-    build(unpacked, tmp_path, "wheel")
-    assert len(list(tmp_path.glob("*.whl"))) == 1
+@pytest.fixture(scope="module")
+def wheel(unpacked, tmp_path_factory):
+    """The wheel, built from the source distribution, without a warning."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build(unpacked, folder, "wheel")
+    [path] = folder.glob("*.whl")
+    return path
+
+
+MODEL = """
+import sys, minicnn
+from minicnn import Dense, Flatten, Sequential, load_fashion_mnist
+assert minicnn.__file__.startswith(sys.argv[1]), minicnn.__file__
+data = load_fashion_mnist("sample", verbose=False)
+model = Sequential([Flatten(), Dense(10)])
+model.class_names = data.class_names
+model.fit(data.train_images, data.train_labels, verbose=False)
+model.save("model.npz")
+"""
+
+
+def test_the_wheel_holds_all_that_its_commands_need(wheel, tmp_path):
+    house, work = tmp_path / "a house", tmp_path / "mein ordner"
+    shutil.unpack_archive(wheel, house, "zip")
+    work.mkdir()
+    commands = [
+        ["-c", MODEL, str(house)],
+        ["-m", "minicnn", "--version"],
+        ["-m", "minicnn", "evaluate", "model.npz", "--data", "sample"],
+        ["-m", "minicnn", "explain", "model.npz", "--data", "sample"],
+        ["-m", "minicnn", "export", "model.npz", "predict.py"],
+        ["-m", "minicnn.learn", "start", "convolution_dx"],
+        ["-m", "minicnn.learn.museum"],
+    ]
+    for command in commands:
+        environment = os.environ | {"PYTHONPATH": str(house)}
+        done = subprocess.run([sys.executable, *command], cwd=work, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    written = {path.name for path in work.iterdir()}
+    assert written == {"model.npz", "explain.html", "predict.py", "convolution_dx.py"}
+    index = (ROOT / "INDEX.md").read_text(encoding="utf-8")
+    [told] = house.glob("*.dist-info/METADATA")
+    assert index.strip() in told.read_text(encoding="utf-8")
+
+
+def test_the_index_names_extras_and_commands_that_there_are(wheel, tmp_path):
+    shutil.unpack_archive(wheel, tmp_path, "zip")
+    [path] = tmp_path.glob("*.dist-info")
+    extras = set(metadata.PathDistribution(path).metadata.get_all("Provides-Extra"))
+    index = (ROOT / "INDEX.md").read_text(encoding="utf-8")
+    [paragraph] = [text for text in index.split("\n\n") if "is an extra" in text]
+    named = set(re.findall(r"`([a-z]+)`", paragraph))
+    assert len(named) > 3 and named <= extras, named - extras
+    commands = set(re.findall(r"^    minicnn (\S+)", index, re.M))
+    assert len(commands) > 4 and commands <= COMMANDS.keys()
