@@ -41,7 +41,7 @@ from minicnn.layers import (
     Residual,
     sequence,
 )
-from minicnn.layers.activations import BY_NAME
+from minicnn.layers.activations import BY_NAME, SiLU
 from minicnn.network import Network
 from minicnn.parameters import Parameters
 
@@ -157,7 +157,7 @@ def of(drawn, kind):
     return lambda draw, channels: drawn(draw, channels, kind)
 
 
-ACTIVATIONS = [ReLU, layers.Sigmoid, layers.Tanh, layers.GELU, layers.SiLU, layers.Softmax]
+ACTIVATIONS = [ReLU, layers.Sigmoid, layers.Tanh, layers.GELU, SiLU, layers.Softmax]
 DRAWN = {
     **{Conv2D: conv2d, DepthwiseConv2D: depthwise_conv2d, Dense: dense, BatchNorm: batch_norm, Residual: residual},
     **{Dropout: dropout, layers.LeakyReLU: leaky_relu},
@@ -588,7 +588,7 @@ def steps_one_by_one(network):
     """A step for each layer, and one for each activation: nothing fused, and no memory shared."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in STEPS.values():
-            patch.setattr(kind, "fuses_relu", False)
+            patch.setattr(kind, "fuses", ())
             patch.setattr(kind, "fuses_pool", False)
         return [step for layer in network.layers for step in engine_steps(layer)]
 
@@ -659,6 +659,30 @@ def test_a_relu_is_fused_into_the_step_before_it():
     assert own == [layer for layer in network.layers if type(layer) in (OwnConv2D, Own, Flatten)]
     inside = next(step for step in network.steps if step.relu and type(step.layer) is Residual).branch
     assert [step.relu for step in inside] == [False, True, False, False]
+
+
+def test_batch_norm_takes_silu_and_the_usual_pool_and_a_convolution_its_pool():
+    layers = [Conv2D(4, 3), ReLU(), MaxPool2D(), BatchNorm(), SiLU(), MaxPool2D(), Conv2D(4, 3), SiLU(), MaxPool2D(3)]
+    network = Network([*layers, Flatten(), Dense(2)], (16, 16, 1))
+    assert [step.title for step in network.steps] == [
+        *("conv2d_1+relu_1+maxpool2d_1", "batchnorm_1+silu_1+maxpool2d_2", "conv2d_2", "silu_2", "maxpool2d_3"),
+        *("flatten_1", "dense_1"),
+    ]
+    assert all("maxpool" not in step.title for step in Network([Conv2D(4, 3), MaxPool2D()], (7, 8, 1)).steps[:1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("behind", [[ReLU, MaxPool2D], [MaxPool2D], [SiLU, MaxPool2D], [SiLU]], ids=str)
+@pytest.mark.parametrize(
+    "first", [lambda: Conv2D(32, 3), lambda: Conv2D(16, 5), lambda: Conv2D(6, 3, stride=2), BatchNorm], ids=str
+)
+def test_what_is_done_in_passing_gives_the_bits_of_each_layer_on_its_own(first, behind, dtype):
+    rng = np.random.default_rng(0)
+    network = Network([first(), *(kind() for kind in behind)], (12, 8, 16), dtype=np.dtype(dtype).name)
+    for kind in (normal, whole):  # whole numbers tie, in a window and at 0
+        x, dy = (kind(rng, (5, *shape)).astype(dtype) for shape in (network.input_shape, network.output_shape))
+        fused = passes(network, engine_steps(network), x, dy)
+        assert_same_bits(fused, passes(network, steps_one_by_one(network), x, dy))
 
 
 # ---------------------------------------------------------------------------------------------------------------

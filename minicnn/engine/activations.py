@@ -12,7 +12,7 @@ import numpy as np
 
 from minicnn import layers
 from minicnn.engine.compiling import helper
-from minicnn.engine.exponentials import sigmoid, tanh
+from minicnn.engine.exponentials import sigmoid, silu, silu_backward, tanh
 from minicnn.engine.lanes import fill, fma, gate, load, maximum0, store, wide_and_single, zeros
 from minicnn.engine.memory import Turns, contiguous
 from minicnn.engine.step import Step
@@ -101,13 +101,12 @@ def _gelu_backward(dy, x):
 
 @of_vectors
 def _silu(x):
-    return x * sigmoid(x)
+    return silu(x)
 
 
 @of_vectors
 def _silu_backward(dy, x):
-    s = sigmoid(x)
-    return dy * fma(s * x, fill(s, 1.0) - s, s)
+    return silu_backward(dy, x)
 
 
 @parallel
@@ -136,8 +135,8 @@ KERNELS = {
 class Activation(Step):
     """An activation of the table above."""
 
-    def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):
-        super().__init__(layer, relu, pool, turns)
+    def __init__(self, layer: Layer, activation: Layer | None, pool: Layer | None, turns: Turns | None):
+        super().__init__(layer, activation, pool, turns)
         self.kernel, self.kernel_backward, self.reads, self.cost = KERNELS[type(layer)]
         self.arguments = tuple(layer.config().values())
 

@@ -30,10 +30,10 @@ class Residual(Step):
     """The branch's steps, then the sum with the shortcut, and ReLU in passing."""
 
     layer: layers.Residual
-    fuses_relu = True
+    fuses = (ReLU,)
 
-    def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):
-        super().__init__(layer, relu, pool, turns)
+    def __init__(self, layer: Layer, activation: Layer | None, pool: Layer | None, turns: Turns | None):
+        super().__init__(layer, activation, pool, turns)
         # Their results lie in memory of their own: dy is still needed when the branch's backward has run.
         self.branch, self.shortcut = _compile(self.layer.branch, None), _compile(self.layer.shortcut, None)
 
@@ -114,9 +114,9 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
         if kind is None:
             compiled.append(layer)
             continue
-        relu = parts.pop(0) if kind.fuses_relu and parts and type(parts[0]) is ReLU else None
+        activation = parts.pop(0) if parts and type(parts[0]) in kind.fuses else None
         pool = parts.pop(0) if kind.fuses_pool and parts and _halves(parts[0]) else None
-        compiled.append(kind(layer, relu, pool, turns))
+        compiled.append(kind(layer, activation, pool, turns))
     return compiled
 
 

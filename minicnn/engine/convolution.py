@@ -20,7 +20,7 @@ class Convolution(Step):
     """Conv2D, and the ReLU and the pool behind it."""
 
     layer: layers.Conv2D
-    fuses_relu = fuses_pool = True
+    fuses, fuses_pool = (layers.ReLU,), True
 
     def forward(self, x, training=False):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)

@@ -191,7 +191,7 @@ class Dense(Step):
     """Dense, and the ReLU behind it."""
 
     layer: layers.Dense
-    fuses_relu = True
+    fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)

@@ -115,7 +115,7 @@ class Depthwise(Step):
     """DepthwiseConv2D, and the ReLU behind it; dw is summed in a fixed number of chunks, added in order."""
 
     layer: layers.DepthwiseConv2D
-    fuses_relu = True
+    fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)

@@ -57,3 +57,16 @@ def tanh(v):
     q, k = _reduced(clamp(v + v, -50, 50))  # from 40 on the result is 1
     scale = power_of_two(k)
     return _share(fma(scale, q, scale - fill(v, 1.0)), 2.0)
+
+
+@helper
+def silu(x):
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+@helper
+def silu_backward(dy, x):
+    """dy times the slope of silu at x."""
+    s = sigmoid(x)
+    return dy * fma(s * x, fill(s, 1.0) - s, s)

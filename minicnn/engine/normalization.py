@@ -14,6 +14,7 @@ import numpy as np
 from minicnn import layers
 from minicnn.engine.behind import dy_at
 from minicnn.engine.compiling import helper
+from minicnn.engine.exponentials import silu, silu_backward
 from minicnn.engine.lanes import (
     fill,
     fma,
@@ -75,9 +76,21 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, (squares.sum(axis=0, dtype=np.float64) + (rows * (means - mean) ** 2).sum(axis=0)) / m
 
 
+NONE, RELU, SILU = range(3)
+
+
+@helper
+def _activated(v, activation):
+    if activation == SILU:
+        return silu(v)
+    if activation == RELU:
+        return maximum0(v)
+    return v
+
+
 @parallel
-def _scale_shift(part, block, x, centre, scale, shift, relu, y):
-    """y = scale * (x - centre) + shift, channel by channel, and ReLU."""
+def _scale_shift(part, block, x, centre, scale, shift, activation, y):
+    """y = scale * (x - centre) + shift, channel by channel, and the activation."""
     m, c = x.shape
     flat_x, flat_y = x.reshape(-1), y.reshape(-1)
     like = zeros(x, block)[0]
@@ -85,13 +98,12 @@ def _scale_shift(part, block, x, centre, scale, shift, relu, y):
         a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         for i in chunk(part, m):
             v = fma(a, load_prefetching(like, flat_x, i * c + k) - middle, b)
-            if relu:
-                v = maximum0(v)
+            v = _activated(v, activation)
             store_prefetching(flat_y, i * c + k, v)
 
 
 @parallel
-def _scale_shift_pool(part, block, x, centre, scale, shift, relu, y, winner):
+def _scale_shift_pool(part, block, x, centre, scale, shift, activation, y, winner):
     """As _scale_shift, then the largest of each window of 2 x 2 pixels, and which it was; x is (rows, w, c)."""
     rows, w, c = x.shape
     flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
@@ -103,8 +115,7 @@ def _scale_shift_pool(part, block, x, centre, scale, shift, relu, y, winner):
                 for q in range(4):
                     pixel = (2 * i + q // 2) * w + 2 * j + q % 2
                     v = fma(a, load_prefetching(like, flat, pixel * c + k) - middle, b)
-                    if relu:
-                        v = maximum0(v)
+                    v = _activated(v, activation)
                     best, number = larger(v, best, q, number)
                 at = (i * (w // 2) + j) * c + k
                 store_prefetching(y, at, best)
@@ -112,17 +123,19 @@ def _scale_shift_pool(part, block, x, centre, scale, shift, relu, y, winner):
 
 
 @helper
-def _dy_and_x(like, number, dy, winner, pool, x, row, column, width, c, k, relu, scale, shift, centre):
+def _dy_and_x(like, number, dy, winner, pool, x, row, column, width, c, k, activation, scale, shift, centre):
     """A pixel's dy, come back through pool and ReLU, and its x - centre, from which y and so its sign is made anew."""
     v = dy_at(like, number, dy, dy, winner, False, pool, row, column, width, c, k)
     from_centre = load_prefetching(like, x, (row * width + column) * c + k) - centre
-    if relu:
+    if activation == RELU:
         v = gate(v, fma(scale, from_centre, shift))
+    if activation == SILU:
+        v = silu_backward(v, fma(scale, from_centre, shift))
     return v, from_centre
 
 
 @parallel
-def _sums_backward(part, block, dy, winner, pool, x, relu, centre, scale, shift, sums, products):
+def _sums_backward(part, block, dy, winner, pool, x, activation, centre, scale, shift, sums, products):
     """Of a part of the rows of all images: each channel's sum of dy, and of dy * (x - centre)."""
     rows, w, c = x.shape
     flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
@@ -131,14 +144,16 @@ def _sums_backward(part, block, dy, winner, pool, x, relu, centre, scale, shift,
         a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         for i in chunk(part, rows):
             for j in range(w):
-                v, from_centre = _dy_and_x(*(like, number, dy, winner, pool, flat, i, j, w, c, k, relu, a, b, middle))
+                v, from_centre = _dy_and_x(
+                    *(like, number, dy, winner, pool, flat, i, j, w, c, k, activation, a, b, middle)
+                )
                 total, product = total + v, fma(v, from_centre, product)
         store(sums[part], k, total)
         store(products[part], k, product)
 
 
 @parallel
-def _dx(part, block, dy, winner, pool, x, relu, centre, scale, shift, by_x, constant, dx):
+def _dx(part, block, dy, winner, pool, x, activation, centre, scale, shift, by_x, constant, dx):
     """dx = scale * dy + by_x * (x - centre) + constant, channel by channel."""
     rows, w, c = x.shape
     flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
@@ -147,15 +162,17 @@ def _dx(part, block, dy, winner, pool, x, relu, centre, scale, shift, by_x, cons
         factor, rest = load(like, by_x, k), load(like, constant, k)
         for i in chunk(part, rows):
             for j in range(w):
-                v, from_centre = _dy_and_x(*(like, number, dy, winner, pool, flat, i, j, w, c, k, relu, a, b, middle))
+                v, from_centre = _dy_and_x(
+                    *(like, number, dy, winner, pool, flat, i, j, w, c, k, activation, a, b, middle)
+                )
                 store_prefetching(dx, (i * w + j) * c + k, fma(a, v, fma(factor, from_centre, rest)))
 
 
 class BatchNorm(Step):
-    """BatchNorm, and the ReLU and the pool of 2 x 2 behind it."""
+    """BatchNorm, and the ReLU or SiLU and the pool of 2 x 2 behind it."""
 
     layer: layers.BatchNorm
-    fuses_relu = fuses_pool = True
+    fuses, fuses_pool = (layers.ReLU, layers.SiLU), True
 
     def forward(self, x, training=False):
         layer, dtype, c, x = self.layer, x.dtype, x.shape[-1], contiguous(x)
@@ -168,14 +185,17 @@ class BatchNorm(Step):
         scale, centre = layer.gamma.value * inverse_std, mean.astype(dtype)
         shift = layer.beta.value + (centre - mean) * scale  # what rounding took from the mean
         line = centre, scale.astype(dtype, copy=False), shift.astype(dtype, copy=False)
-        winner, work, block = self.winner(y), MOVED * x.size, one_row(c, dtype)
+        winner, work, block, activation = self.winner(y), MOVED * x.size, one_row(c, dtype), self._activation()
         if self.pool:
-            _scale_shift_pool(work, block, _lines(x), *line, self.relu, y.reshape(-1), winner)
+            _scale_shift_pool(work, block, _lines(x), *line, activation, y.reshape(-1), winner)
         else:
-            _scale_shift(work, block, rows, *line, self.relu, y.reshape(-1, c))
+            _scale_shift(work, block, rows, *line, activation, y.reshape(-1, c))
         if training:
             self.save_for_backward(x, winner, mean, inverse_std, line)
         return y
+
+    def _activation(self) -> int:
+        return {layers.ReLU: RELU, layers.SiLU: SILU}[type(self.fused[1])] if self.activation else NONE
 
     def backward(self, dy):
         """The layer's formula for dx, collected into one number each for dy, x - mean and 1."""
@@ -183,7 +203,7 @@ class BatchNorm(Step):
         centre = line[0]
         block, m = one_row(c, dtype), x.size // c
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        given = contiguous(dy).reshape(-1), winner, self.pool, _lines(x), self.relu, *line
+        given = contiguous(dy).reshape(-1), winner, self.pool, _lines(x), self._activation(), *line
         _sums_backward(MOVED * x.size, block, *given, sums, products)
         total = sums.sum(axis=0, dtype=np.float64)
         product = (products.sum(axis=0, dtype=np.float64) + (centre - mean) * total) * inverse_std

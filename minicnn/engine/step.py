@@ -1,4 +1,4 @@
-"""A step: a layer as the engine runs it, with the ReLU and the pool behind it that are done in passing, and its memory."""
+"""A step: a layer as the engine runs it, with what is done in passing behind it, activation and pool, and its memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import DTypeLike
 
 from minicnn.engine.behind import Behind
 from minicnn.engine.memory import Turns, contiguous, empty
+from minicnn.layers.activations import ReLU
 from minicnn.layers.base import Layer
 
 
@@ -17,15 +18,17 @@ class Step(Layer):
     (dx, and y when nothing is trained) lies in the network's two `turns`, or in the step's own where it has none.
     """
 
-    fuses_relu = fuses_pool = False
+    fuses: tuple[type[Layer], ...] = ()  # the activations that it applies in passing
+    fuses_pool = False
     needs_dx = True
     bfloat16 = False  # whether its products are of numbers in bfloat16
     opens: tuple[str, ...] = ()  # the passes, "y in use" or "dx", of which this is the first step
 
-    def __init__(self, layer: Layer, relu: Layer | None, pool: Layer | None, turns: Turns | None):
+    def __init__(self, layer: Layer, activation: Layer | None, pool: Layer | None, turns: Turns | None):
         self.layer, self.turns = layer, turns
-        self.fused = [one for one in (layer, relu, pool) if one is not None]
-        self.relu, self.pool = relu is not None, pool is not None
+        self.fused = [one for one in (layer, activation, pool) if one is not None]
+        self.activation, self.pool = activation is not None, pool is not None
+        self.relu = type(activation) is ReLU
         self.name, self.macs = "+".join(one.name for one in self.fused), layer.macs
         self.input_shape, self.output_shape = layer.input_shape, self.fused[-1].output_shape
         self.buffers: dict[str, np.ndarray] = {}
