@@ -32,10 +32,14 @@ class Network:
     """Layers one after another, built at once: a shape that does not fit is an error here and not in training.
 
     input_shape is (h, w, c), without the batch; seed draws the first weights and the dropout masks; dtype is "float32"
-    to train and "float64" to check gradients. With precision "bfloat16" convolutions and dense layers multiply numbers
-    rounded to 8 of their 24 bits, in about half of the time, where the processor can (AVX512_BF16); sums, weights and all
-    else stay float32. Images come as uint8, and are standardised with the training images'
+    to train and "float64" to check gradients. Images come as uint8, and are standardised with the training images'
     mean and standard deviation (`scale`), or as floats, and are taken as they are.
+
+    With precision "bfloat16" 3x3 convolutions and dense layers, in predictions most other convolutions too, multiply numbers
+    rounded to 8 of their 24 bits, in about half of the time, where the processor can (AVX512_BF16) and the backend is
+    "numba"; sums, weights, their gradients and all else stay float32.
+    How a network computes is no part of what it learnt: a copy and a pickle keep the precision, a file does not, and
+    `minicnn.load` gives float32; to go on in bfloat16, make the network with that precision and `load_weights`.
     """
 
     history: dict[str, list[float]]  # of the last fit
@@ -155,8 +159,9 @@ class Network:
     def _choose(self) -> None:
         """Take what runs from the engine, again after each change of backend."""
         if self._backend != engine.backend():
+            steps = engine.steps(self.layers, self.precision)  # an error leaves the choice to the next call
             self._backend, self._trained = engine.backend(), None
-            self._steps, self._scale = engine.steps(self.layers, self.precision), engine.fast(self.scale)
+            self._steps, self._scale = steps, engine.fast(self.scale)
             self._first = sequence.first_that_learns(self._steps)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:

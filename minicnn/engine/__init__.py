@@ -62,6 +62,7 @@ def in_use(
     layers: list[Layer], scale, dtype: str, input_shape: tuple[int, ...], precision: str = "float32"
 ) -> list[Layer]:
     """What runs instead of layers that only predict: programs, the first of which has an `ask` for images; or the layers."""
+    check_precision(precision)
     if _backend == "numpy":
         return layers
     from minicnn.engine import program

@@ -39,9 +39,9 @@ is compiled once for each shape it is called with. Arrays are 1-D and contiguous
 makes another function of blocks from a formula in Python.
 
 An array of PAIR holds bfloat16 numbers, two in each of its 32 bits. A bfloat16 is the upper half of a float32: all of its
-range, 8 bits of its 24. Where an array is of PAIR, `store` rounds to it, so that a vector takes half as many places, and
-`multiply_add` adds two products, of x's pair and v's, to each sum, which stays in float32: twice the multiplications in the
-same time, where the processor has the instruction (`has_bfloat16`).
+range, 8 bits of its 24; what is smaller than a normal float32 becomes 0. Where an array is of PAIR, `store` rounds to it, so
+that a vector takes half as many places, and `multiply_add` adds two products, of x's pair and v's, to each sum, which stays
+in float32: twice the multiplications in the same time, where the processor has the instruction (`has_bfloat16`).
 
 With NUMBA_DISABLE_JIT=1 the same names are plain Python on NumPy arrays, so that one can step through a kernel.
 """
@@ -715,6 +715,7 @@ if config.DISABLE_JIT:
     def pair(v, w):
         halves = []
         for one in (v, w):
+            one = np.where(np.abs(one) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), one), one)
             bits = one.astype(np.float32).view(np.uint32)
             rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) >> 16  # to the nearest, or the even one
             halves.append(np.where(np.isnan(one), bits >> 16 | np.uint32(0x40), rounded))
