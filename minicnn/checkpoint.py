@@ -209,6 +209,7 @@ def _settings(run: Run) -> dict:
         "augment": _told(run.augment),
         "callbacks": [type(callback).__name__ for callback in run.callbacks],
         "backend": engine.backend(),
+        "precision": run.model.precision,
         "data": _fingerprint(run.images, run.targets, *([] if run.sample_weight is None else [run.sample_weight])),
         "validation data": _fingerprint(*(run.validation or ())),
     }

@@ -106,12 +106,14 @@ class Sequential(Network):
 
     def __repr__(self) -> str:
         told = ", ".join(map(repr, self.layers))
-        return f"{type(self).__name__}([{told}], {self.input_shape}, seed={self.seed}, dtype={self.dtype!r})"
+        precision = "" if self.precision == "float32" else f", precision={self.precision!r}"
+        return f"{type(self).__name__}([{told}], {self.input_shape}, seed={self.seed}, dtype={self.dtype!r}{precision})"
 
 
 def load(path: str | os.PathLike, layers: Sequence[type[Layer]] = ()) -> Sequential:
     """Read a model that `Sequential.save` wrote; `layers` are classes of one's own that it uses.
 
+    It computes in float32 (or float64, where it was saved so), whatever the precision it was trained with: see `Network`.
     Raises ModelFileError where the file is not such a model, and runs nothing that stands in it.
     """
     return model_files.load_model(Sequential, path, layers)

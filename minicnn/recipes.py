@@ -39,12 +39,12 @@ class Recipe:
     callbacks: Callable[[], list[Callback]]
     validation: float
 
-    def model(self, seed: int = 0, classes: int = 10) -> Sequential:
-        """A fresh network, whose last layer, a dense one, has an output for each class."""
+    def model(self, seed: int = 0, classes: int = 10, precision: str = "float32") -> Sequential:
+        """A fresh network, whose last layer, a dense one, has an output for each class; for precision see `Network`."""
         layers = self.network()
         if classes != 10:
             layers[-1] = Dense(classes)
-        return Sequential(layers, input_shape=(28, 28, 1), seed=seed)
+        return Sequential(layers, input_shape=(28, 28, 1), seed=seed, precision=precision)
 
     def fit(
         self,
