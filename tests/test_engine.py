@@ -102,10 +102,11 @@ def nothing_is_small(monkeypatch):
 
 
 def start(function, *arguments, path=PACKAGE.parent, **changes):
-    """Call a function of this file in a process of its own, which prints the result; a change to None unsets."""
+    """Call a function of a test file in a process of its own, which prints the result; a change to None unsets."""
     settings = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(Path(__file__).parent)])} | changes
     settings = {name: str(value) for name, value in settings.items() if value is not None}
-    code = f"import test_engine; print(test_engine.{function.__name__}(*{arguments!r}))"
+    file = Path(function.__code__.co_filename).stem
+    code = f"import {file}; print({file}.{function.__name__}(*{arguments!r}))"
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return subprocess.Popen([sys.executable, "-c", code], cwd=path, env=settings, text=True, **pipes)
 
