@@ -38,7 +38,7 @@ from minicnn.errors import CheckpointError
 from minicnn.layers import sequence
 from minicnn.parameters import Parameter
 
-LACKING = 'precision: got "bfloat16", but this processor has no AVX512_BF16; expected "float32"'
+LACKING = 'precision: got "bfloat16", which takes a processor with AVX512_BF16 and Numba 0.62; expected "float32"'
 ON_NUMPY = 'precision: got "bfloat16" with backend "numpy", which has none; expected "float32"'
 UNIT = 2.0**-8  # a number that is rounded changes by half of it at most, as a share of itself
 # Of the results' root mean square, that of their errors. One product: two roundings, each of up to UNIT / 2, of evenly

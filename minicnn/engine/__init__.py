@@ -45,7 +45,9 @@ def check_precision(precision: str) -> None:
         from minicnn.engine.lanes import has_bfloat16
 
         if not has_bfloat16():
-            raise ValueError('precision: got "bfloat16", but this processor has no AVX512_BF16; expected "float32"')
+            raise ValueError(
+                'precision: got "bfloat16", which takes a processor with AVX512_BF16 and Numba 0.62; expected "float32"'
+            )
 
 
 def steps(layers: list[Layer], precision: str = "float32") -> list[Layer]:

@@ -90,10 +90,13 @@ def _vectors() -> str:
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 numbers (AVX512_BF16); with NUMBA_DISABLE_JIT=1 plain Python does."""
+    """Whether the processor multiplies bfloat16 numbers (AVX512_BF16); with NUMBA_DISABLE_JIT=1 plain Python does.
+
+    LLVM has the instruction in this form from version 17 on, and Numba from 0.62 on.
+    """
     forced = config.CPU_FEATURES
     has = "+avx512bf16" in forced if forced else binding.get_host_cpu_features().get("avx512bf16", False)
-    return bool(config.DISABLE_JIT or has)
+    return bool(config.DISABLE_JIT or (has and binding.llvm_version_info[0] >= 17))
 
 
 def wide_and_single(dtype) -> tuple[np.dtype, np.dtype]:
