@@ -505,6 +505,7 @@ def test_the_table_of_operations_on_vectors_holds_none_that_is_not_tried():
     left = [line[4:43] for line in lanes.__doc__.splitlines() if line.startswith("    ")]
     names = set(re.findall(r"(\w+)\(", " ".join(left)))
     assert len(names) > 15
+    names -= {"pair"}  # tests/test_bfloat16.py tries it, where a processor has the numbers
     assert names <= {name for tried in (every_operation, turn, upper_half) for name in tried.py_func.__code__.co_names}
 
 

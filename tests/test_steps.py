@@ -671,10 +671,16 @@ def test_batch_norm_takes_silu_and_the_usual_pool_and_a_convolution_its_pool():
     assert all("maxpool" not in step.title for step in Network([Conv2D(4, 3), MaxPool2D()], (7, 8, 1)).steps[:1])
 
 
+def name_of_all(kinds):
+    return "+".join(map(name_of, kinds))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("behind", [[ReLU, MaxPool2D], [MaxPool2D], [SiLU, MaxPool2D], [SiLU]], ids=str)
+@pytest.mark.parametrize("behind", [[ReLU, MaxPool2D], [MaxPool2D], [SiLU, MaxPool2D], [SiLU]], ids=name_of_all)
 @pytest.mark.parametrize(
-    "first", [lambda: Conv2D(32, 3), lambda: Conv2D(16, 5), lambda: Conv2D(6, 3, stride=2), BatchNorm], ids=str
+    "first",
+    [lambda: Conv2D(32, 3), lambda: Conv2D(16, 5), lambda: Conv2D(6, 3, stride=2), BatchNorm],
+    ids=["3x3", "5x5", "stride 2", "batch norm"],
 )
 def test_what_is_done_in_passing_gives_the_bits_of_each_layer_on_its_own(first, behind, dtype):
     rng = np.random.default_rng(0)
