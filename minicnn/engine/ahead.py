@@ -13,6 +13,7 @@ import numpy as np
 from minicnn import inputs, layers
 from minicnn.engine import compiling, normalization, pooling, program, training
 from minicnn.engine.compile import compile
+from minicnn.engine.convolution import Convolution
 from minicnn.layers import sequence
 from minicnn.optimizers import Adam
 from minicnn.parameters import Parameters
@@ -29,9 +30,12 @@ def compile_backward() -> None:
     for step in compile(head + tail):
         x, y = (np.zeros((1, *shape), np.float32) for shape in (step.input_shape, step.output_shape))
         saved: tuple = (x, y)
-        if isinstance(step, normalization.BatchNorm):
-            saved = x, y, np.zeros(y.shape[-1]), np.ones(y.shape[-1])
-        elif isinstance(step, pooling.MaxPool | pooling.GlobalMaxPool):
+        if isinstance(step, Convolution):
+            saved = x, step.behind(y, y, step.winner(y))
+        elif isinstance(step, normalization.BatchNorm):
+            mean, line = np.zeros(y.shape[-1]), np.zeros((3, y.shape[-1]), np.float32)
+            saved = x, step.winner(y), mean, mean + 1, tuple(line)
+        elif isinstance(step, pooling.GlobalMaxPool):
             saved = np.zeros(y.shape, np.uint8), x.shape
         step.save_for_backward(*saved)
         step.backward(y)

@@ -195,7 +195,8 @@ class BatchNorm(Step):
         return y
 
     def _activation(self) -> int:
-        return {layers.ReLU: RELU, layers.SiLU: SILU}[type(self.fused[1])] if self.activation else NONE
+        silu = any(type(layer) is layers.SiLU for layer in self.fused)
+        return SILU if silu else RELU if self.relu else NONE
 
     def backward(self, dy):
         """The layer's formula for dx, collected into one number each for dy, x - mean and 1."""
