@@ -36,8 +36,8 @@ class Network:
     mean and standard deviation (`scale`), or as floats, and are taken as they are.
 
     With precision "bfloat16" 3x3 convolutions and dense layers, in predictions most other convolutions too, multiply numbers
-    rounded to 8 of their 24 bits, in about half of the time, where the processor can (AVX512_BF16) and the backend is
-    "numba"; sums, weights, their gradients and all else stay float32.
+    rounded to 8 of their 24 bits, two at a time, where the processor can (AVX512_BF16) and the backend is "numba"; sums,
+    weights, their gradients and all else stay float32. README has what it brings.
     How a network computes is no part of what it learnt: a copy and a pickle keep the precision, a file does not, and
     `minicnn.load` gives float32; to go on in bfloat16, make the network with that precision and `load_weights`.
     """

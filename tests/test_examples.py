@@ -20,6 +20,7 @@ from minicnn.callbacks import ReduceLROnPlateau
 from minicnn.commands import check_gradients
 from minicnn.commands import train as train_command
 from minicnn.data import load_fashion_mnist, save_csv
+from minicnn.engine.lanes import has_bfloat16
 from minicnn.engine.step import Step
 from minicnn.network import Network
 from minicnn.recipes import RECIPES
@@ -142,6 +143,20 @@ def test_the_bundled_sample_trains_on_compiled_kernels(tmp_path):
     assert (metrics["dataset"]["source"], metrics["backend"]) == ("bundled sample", "numba")
 
 
+@pytest.mark.slow
+def test_the_command_trains_in_bfloat16_and_goes_on_in_nothing_else(tmp_path):
+    given = ["--data", "sample", "--batch-size", "64", "--precision"]
+    if not has_bfloat16():
+        done = run(TRAIN, *given, "bfloat16", folder=tmp_path)
+        assert (done.returncode, "takes a processor with AVX512_BF16" in done.stderr) == (1, True)
+        return
+    out, metrics, _ = train(tmp_path, *given, "bfloat16")
+    assert metrics["precision"] == "bfloat16"
+    done = run(TRAIN, *given, "float32", "--epochs", "1", "--resume", "--out", out, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("precision: got float32, the run had bfloat16")
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Mistakes: one line, and no traceback
 
@@ -154,6 +169,10 @@ def test_the_bundled_sample_trains_on_compiled_kernels(tmp_path):
         (["--train-csv", "a.csv", "--test-csv", "b.csv"], "error: a.csv: cannot be read: No such file"),
         (["--data", "sample", "--threads", "1000"], "error: threads: got 1000, expected 1 to "),
         (["--data", "sample", "--out", "a file"], "error: [Errno 17] File exists: 'a file'"),
+        (
+            ["--data", "sample", "--precision", "bfloat16", "--backend", "numpy"],
+            'error: precision: got "bfloat16" with backend "numpy"',
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
@@ -173,6 +192,7 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path, monkeypatch
         (["--seed", "-1"], "argument --seed: got -1, expected a whole number of at least 0"),
         (["--recipe", "best"], "argument --recipe: invalid choice: 'best'"),
         (["--backend", "cuda"], "argument --backend: invalid choice: 'cuda'"),
+        (["--precision", "half"], "argument --precision: invalid choice: 'half'"),
         (
             ["--optimizer", "sgd"],
             "--optimizer: got sgd; for recipe default: default: adamw, adam; fast94: ",
