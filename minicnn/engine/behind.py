@@ -15,10 +15,7 @@ from minicnn.engine.lanes import fill, gate, larger, load, load_prefetching, loa
 
 
 class Behind(NamedTuple):
-    """What backward needs to come through ReLU and pool, as flat arrays: dy and y are the step's own, behind both.
-
-    Kernels take it apart before their loops: Numba counts the references to an array each time it leaves a tuple.
-    """
+    """What backward needs to come through ReLU and pool, as flat arrays: dy and y are the step's own, behind both."""
 
     dy: np.ndarray
     y: np.ndarray  # where it is not above 0, ReLU is shut
@@ -50,16 +47,17 @@ def pool_window(number, v0, v1, v2, v3, y, winner, at):
 
 
 @helper
-def _gated(like, dy, y, relu, at):
-    if relu:
-        return gate(load_prefetching(like, dy, at), load_prefetching(like, y, at))
-    return load_prefetching(like, dy, at)
+def _gated(like, behind, at):
+    v = load_prefetching(like, behind.dy, at)
+    if behind.relu:
+        v = gate(v, load_prefetching(like, behind.y, at))
+    return v
 
 
 @helper
-def dy_at(like, number, dy, y, winner, relu, pool, row, column, width, c, k):
+def dy_at(like, number, behind, row, column, width, c, k):
     """A vector of channels, from k on, of the layer's own dy; `row` counts the rows of pixels of all images."""
-    if pool:
+    if behind.pool:
         at = (row // 2 * (width // 2) + column // 2) * c + k
-        return only_where(load(number, winner, at), row % 2 * 2 + column % 2, _gated(like, dy, y, relu, at))
-    return _gated(like, dy, y, relu, (row * width + column) * c + k)
+        return only_where(load(number, behind.winner, at), row % 2 * 2 + column % 2, _gated(like, behind, at))
+    return _gated(like, behind, (row * width + column) * c + k)

@@ -144,12 +144,12 @@ def pad_image(image, padded, padded_width, top, left):
 @helper
 def pad_gated(like, number, behind, image, shape, padded, padded_width, top, left, db):
     """Copy an image's dy, come back through pool and ReLU, into the middle of a padded one; add its pixels to db."""
-    (h, w, c), (dy, y, winner, relu, pool) = shape, behind
+    h, w, c = shape
     for k in range(0, c, len(like)):
         total = load(like, db, k)
         for i in range(h):
             for j in range(w):
-                v = dy_at(like, number, dy, y, winner, relu, pool, image * h + i, j, w, c, k)
+                v = dy_at(like, number, behind, image * h + i, j, w, c, k)
                 total = total + v
                 store(padded, ((top + i) * padded_width + left + j) * c + k, v)
         store(db, k, total)
@@ -343,10 +343,10 @@ def _backward(
 def _backward_weights_alone(part, block, behind, x, windows, f, partial, db, frames):
     """dw and db where nobody needs dx: every image's dy is read once, and goes straight into the outer products."""
     n, oh, ow = x.shape[0], windows.oh, windows.ow
-    (tasks, _, count, rows, lanes), (dy, y, winner, relu, pool) = partial.shape, behind
+    tasks, _, count, rows, lanes = partial.shape
     for task in chunk(part, tasks):
         frame, flat, like = frames[task], partial[task].reshape(-1), zeros(x, block)
-        number = zeros(winner, block)[0]
+        number = zeros(behind.winner, block)[0]
         frame[:] = 0
         flat[:] = 0
         db[task, :] = 0
@@ -359,8 +359,7 @@ def _backward_weights_alone(part, block, behind, x, windows, f, partial, db, fra
                     sums = load_rows(like[0], flat, targets, p * rows * lanes)
                     for i in range(oh):
                         for j in range(ow):
-                            row = image * oh + i
-                            v = dy_at(like[0], number, dy, y, winner, relu, pool, row, j, ow, f, p * lanes)
+                            v = dy_at(like[0], number, behind, image * oh + i, j, ow, f, p * lanes)
                             total = total + v
                             sums = multiply_add(frame, taps, i * windows.down + j * windows.right, v, sums)
                     store_rows(flat, targets, p * rows * lanes, sums)

@@ -135,6 +135,7 @@ def _clear_frame(op, m, y):
 
 @kernel
 def rows(block, op, begin, count, tables, weights, m):
+    """Convolutions of any shape and dense layers, by `_rows`."""
     _some_rows(zeros(m, block), op, m, _at(op, X, begin), _at(op, Y, begin), count, tables, weights, weights, m)
 
 
@@ -212,17 +213,20 @@ def _store_some(v, m, at, columns, free):
 
 @kernel
 def tiles_of_3x3(block, op, begin, count, tables, weights, m):
+    """Convolutions of 3x3 by `_tiles`, at 6 points."""
     _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m, op[X + C], weights, m)
 
 
 @kernel
 def tiles_of_3x3_in_bfloat16(block, op, begin, count, tables, weights, m):
+    """The same with pixels and weights at the points as pairs."""
     depth = op[X + C] // 2
     _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m, depth, weights.view(PAIR), m.view(PAIR))
 
 
 @kernel
 def tiles_of_5x5(block, op, begin, count, tables, weights, m):
+    """Convolutions of 5x5, at 8 points."""
     _tiles(zeros(m, block), EIGHT, op, begin, count, tables, weights, m, op[X + C], weights, m)
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn import layers
-from minicnn.engine.behind import dy_at
+from minicnn.engine.behind import Behind, dy_at, pool_window
 from minicnn.engine.compiling import helper
 from minicnn.engine.exponentials import silu, silu_backward
 from minicnn.engine.lanes import (
-    fill,
     fma,
     gate,
-    larger,
     load,
     load_prefetching,
     maximum0,
@@ -80,7 +78,9 @@ NONE, RELU, SILU = range(3)
 
 
 @helper
-def _activated(v, activation):
+def _y_at(like, x, at, scale, centre, shift, activation):
+    """A vector of the result, from one of x."""
+    v = fma(scale, load_prefetching(like, x, at) - centre, shift)
     if activation == SILU:
         return silu(v)
     if activation == RELU:
@@ -97,9 +97,7 @@ def _scale_shift(part, block, x, centre, scale, shift, activation, y):
     for k in range(0, c, len(like)):
         a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         for i in chunk(part, m):
-            v = fma(a, load_prefetching(like, flat_x, i * c + k) - middle, b)
-            v = _activated(v, activation)
-            store_prefetching(flat_y, i * c + k, v)
+            store_prefetching(flat_y, i * c + k, _y_at(like, flat_x, i * c + k, a, middle, b, activation))
 
 
 @parallel
@@ -111,21 +109,18 @@ def _scale_shift_pool(part, block, x, centre, scale, shift, activation, y, winne
         a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         for i in chunk(part, rows // 2):
             for j in range(w // 2):
-                best, number = fill(like, -np.inf), fill(number, 0)
-                for q in range(4):
-                    pixel = (2 * i + q // 2) * w + 2 * j + q % 2
-                    v = fma(a, load_prefetching(like, flat, pixel * c + k) - middle, b)
-                    v = _activated(v, activation)
-                    best, number = larger(v, best, q, number)
-                at = (i * (w // 2) + j) * c + k
-                store_prefetching(y, at, best)
-                store(winner, at, number)
+                top = (2 * i * w + 2 * j) * c + k
+                v0 = _y_at(like, flat, top, a, middle, b, activation)
+                v1 = _y_at(like, flat, top + c, a, middle, b, activation)
+                v2 = _y_at(like, flat, top + w * c, a, middle, b, activation)
+                v3 = _y_at(like, flat, top + w * c + c, a, middle, b, activation)
+                pool_window(number, v0, v1, v2, v3, y, winner, (i * (w // 2) + j) * c + k)
 
 
 @helper
-def _dy_and_x(like, number, dy, winner, pool, x, row, column, width, c, k, activation, scale, shift, centre):
-    """A pixel's dy, come back through pool and ReLU, and its x - centre, from which y and so its sign is made anew."""
-    v = dy_at(like, number, dy, dy, winner, False, pool, row, column, width, c, k)
+def _dy_and_x(like, number, behind, x, row, column, width, c, k, activation, scale, shift, centre):
+    """A pixel's dy, come back through pool and activation, and its x - centre."""
+    v = dy_at(like, number, behind, row, column, width, c, k)
     from_centre = load_prefetching(like, x, (row * width + column) * c + k) - centre
     if activation == RELU:
         v = gate(v, fma(scale, from_centre, shift))
@@ -135,36 +130,32 @@ def _dy_and_x(like, number, dy, winner, pool, x, row, column, width, c, k, activ
 
 
 @parallel
-def _sums_backward(part, block, dy, winner, pool, x, activation, centre, scale, shift, sums, products):
+def _sums_backward(part, block, behind, x, activation, centre, scale, shift, sums, products):
     """Of a part of the rows of all images: each channel's sum of dy, and of dy * (x - centre)."""
     rows, w, c = x.shape
-    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
+    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(behind.winner, block)[0]
     for k in range(0, c, len(like)):
         total, product = like, like
         a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         for i in chunk(part, rows):
             for j in range(w):
-                v, from_centre = _dy_and_x(
-                    *(like, number, dy, winner, pool, flat, i, j, w, c, k, activation, a, b, middle)
-                )
+                v, from_centre = _dy_and_x(like, number, behind, flat, i, j, w, c, k, activation, a, b, middle)
                 total, product = total + v, fma(v, from_centre, product)
         store(sums[part], k, total)
         store(products[part], k, product)
 
 
 @parallel
-def _dx(part, block, dy, winner, pool, x, activation, centre, scale, shift, by_x, constant, dx):
+def _dx(part, block, behind, x, activation, centre, scale, shift, by_x, constant, dx):
     """dx = scale * dy + by_x * (x - centre) + constant, channel by channel."""
     rows, w, c = x.shape
-    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(winner, block)[0]
+    flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(behind.winner, block)[0]
     for k in range(0, c, len(like)):
         a, b, middle = load(like, scale, k), load(like, shift, k), load(like, centre, k)
         factor, rest = load(like, by_x, k), load(like, constant, k)
         for i in chunk(part, rows):
             for j in range(w):
-                v, from_centre = _dy_and_x(
-                    *(like, number, dy, winner, pool, flat, i, j, w, c, k, activation, a, b, middle)
-                )
+                v, from_centre = _dy_and_x(like, number, behind, flat, i, j, w, c, k, activation, a, b, middle)
                 store_prefetching(dx, (i * w + j) * c + k, fma(a, v, fma(factor, from_centre, rest)))
 
 
@@ -204,7 +195,8 @@ class BatchNorm(Step):
         centre = line[0]
         block, m = one_row(c, dtype), x.size // c
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        given = contiguous(dy).reshape(-1), winner, self.pool, _lines(x), self._activation(), *line
+        dy = contiguous(dy).reshape(-1)
+        given = Behind(dy, dy, winner, False, self.pool), _lines(x), self._activation(), *line
         _sums_backward(MOVED * x.size, block, *given, sums, products)
         total = sums.sum(axis=0, dtype=np.float64)
         product = (products.sum(axis=0, dtype=np.float64) + (centre - mean) * total) * inverse_std

@@ -277,9 +277,9 @@ class Program(Layer):
             row[does.HOW : does.WEIGHTS + 1] = operation.how, operation.relu, operation.pool, at
             row[does.FRAME] = any(operation.y.frame)
             parts = self._details(row, operation, operation.layer)
-            weights = np.concatenate([np.ravel(part) for part in parts]) if parts else np.zeros(0)
-            packed.append(np.append(weights, np.zeros(-len(weights) % 16)).astype(self.dtype))
-            at += len(packed[-1])
+            parts = [np.ravel(part).astype(self.dtype) for part in parts]
+            packed += [*parts, np.zeros(-sum(map(len, parts)) % 16, self.dtype)]
+            at += sum(map(len, parts)) + len(packed[-1])
         numbers = np.concatenate([*packed, np.zeros(16, self.dtype)])
         self.packed = empty(numbers.shape, self.dtype)
         self.packed[...] = numbers

@@ -27,8 +27,7 @@ class Step(Layer):
     def __init__(self, layer: Layer, activation: Layer | None, pool: Layer | None, turns: Turns | None):
         self.layer, self.turns = layer, turns
         self.fused = [one for one in (layer, activation, pool) if one is not None]
-        self.activation, self.pool = activation is not None, pool is not None
-        self.relu = type(activation) is ReLU
+        self.relu, self.pool = type(activation) is ReLU, pool is not None
         self.name, self.macs = "+".join(one.name for one in self.fused), layer.macs
         self.input_shape, self.output_shape = layer.input_shape, self.fused[-1].output_shape
         self.buffers: dict[str, np.ndarray] = {}

@@ -534,10 +534,8 @@ def packed(w, bfloat16) -> np.ndarray:
     r, _, c, f = w.shape
     block, points = _block(c, f, w.dtype), r + SIZE - 1
     lanes = block.shape[1]
-    u, halves = (
-        scratch("panels", (f // lanes, points**2, c, lanes), w.dtype),
-        scratch("halves", (PARTS, r * lanes), w.dtype),
-    )
+    u = scratch("panels", (f // lanes, points**2, c, lanes), w.dtype)
+    halves = scratch("halves", (PARTS, r * lanes), w.dtype)
     _transform_weights(8 * u.size, block, weight_transform(r, w.dtype), w, u, halves)
     return paired_rows(u.reshape(-1, lanes), "pairs of panels") if bfloat16 else u
 
@@ -557,20 +555,10 @@ def convolve(x, w, b, padding, y_shape, behind, bfloat16):
     block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
     depth, kind, lanes = c // 2 if bfloat16 else c, PAIR if bfloat16 else dtype, block.shape[1]
     bias, tasks, work = np.zeros(f, dtype) if b is None else b, min(len(x), 16), len(x) * math.prod(y_shape) * r * r * c
+    u = packed(w, bfloat16).reshape(-1)
     _forward(
         work if tasks > 1 else 0,
-        *(
-            block,
-            x.reshape(-1),
-            x.shape[1:],
-            tiles,
-            depth,
-            packed(w, bfloat16).reshape(-1),
-            bias,
-            behind,
-            y_shape,
-            tasks,
-        ),
+        *(block, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape, tasks),
         *_scratch(tiles, {"x": (depth, kind), "y": (lanes, dtype)}, lanes, dtype),
     )
 
