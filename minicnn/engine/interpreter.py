@@ -25,6 +25,7 @@ from minicnn.engine.lanes import (
     PAIR,
     fill,
     fma,
+    fma_rows,
     gather,
     half,
     load,
@@ -51,7 +52,7 @@ from minicnn.engine.winograd import (
     store_column,
 )
 
-MAX, MEAN, SUM = range(3)  # how a window becomes a number
+MAX, MEAN = range(2)  # how a window becomes a number
 COPY, ADD, RELU, LEAKY, SIGMOID, TANH, GELU, SILU = range(8)  # how a number becomes another
 
 # Where an image lies: its first number, how far it is to the next image, for how many there is room, and how far it is to
@@ -313,45 +314,57 @@ def _points_to_outputs(like, points, m, sums, step, weights, bias, op, y, shape)
 
 
 @kernel
+def depthwise(block, op, begin, count, tables, weights, m):
+    """Depthwise convolutions, and batch norm that has no layer to be folded into: then a window is one pixel.
+
+    A block of pixels at a time, and of channels a vector, of which the last one begins where it still fits. The tables are
+    those of `_rows`, with a run for each tap; the taps' weights follow the biases.
+    """
+    start, x, y, c, count = zeros(m, block), _at(op, X, begin), _at(op, Y, begin), op[X + C], count * op[COUNT]
+    like, n, relu, run0, at = start[0], len(start[0]), op[WITH_RELU], op[RUN], op[WEIGHTS]
+    offsets, targets = tables[op[TABLE] : op[TABLE] + count], tables[op[TARGETS] : op[TARGETS] + count]
+    for t in range(0, count, len(start)):
+        pixels, results = gather(offsets, t, count, start), gather(targets, t, count, start)
+        for k in range(0, c, n):
+            channel = min(k, c - n)
+            sums = repeat(load(like, weights, at + channel), start)
+            for run in range(op[RUNS]):
+                v = load(like, weights, at + (1 + run) * c + channel)
+                sums = fma_rows(load_rows(like, m, pixels, x + tables[run0 + run] + channel), v, sums)
+            if relu:
+                sums = maximum0(sums)
+            store_rows(m, results, y + channel, sums)
+
+
+@kernel
 def window(block, op, begin, count, tables, weights, m):
     """The kernel of an operation on windows, for `count` images from `begin` on: see `_window`."""
     for image in range(begin, begin + count):
-        _window(zeros(m, block)[0], op, m, _at(op, X, image), _at(op, Y, image), weights)
+        _window(zeros(m, block)[0], op, m, _at(op, X, image), _at(op, Y, image))
 
 
 @helper
-def _window(like, op, m, x, y, weights):
-    """Pools, depthwise convolutions, and batch norm that has no layer to be folded into: a window of one pixel.
-
-    A vector of channels at a time; the last one begins where it still fits. Weights follow the biases.
-    """
-    n, c, kw, how, relu = len(like), op[X + C], op[KW], op[HOW], op[WITH_RELU]
+def _window(like, op, m, x, y):
+    """Pools: a vector of channels at a time; the last one begins where it still fits."""
+    n, c, how, relu = len(like), op[X + C], op[HOW], op[WITH_RELU]
     for i in range(op[Y + H]):
         top = i * op[DOWN] - op[ABOVE]
         for j in range(op[Y + W]):
-            left, pixels = j * op[RIGHT] - op[BEFORE], 0
+            left = j * op[RIGHT] - op[BEFORE]
             for k in range(0, c, n):
-                channel = min(k, c - n)
+                channel, pixels = min(k, c - n), 0
                 total = fill(like, -np.inf) if how == MAX else like
-                if how == SUM:
-                    total = load(like, weights, op[WEIGHTS] + channel)
-                pixels = 0
                 for p in range(op[KH]):
                     row = top + p * op[ROW_STEP]
                     if row < 0 or row >= op[X + H]:
                         continue
-                    for q in range(kw):
+                    for q in range(op[KW]):
                         column = left + q * op[COLUMN_STEP]
                         if column < 0 or column >= op[X + W]:
                             continue
                         pixels += 1
                         v = load(like, m, x + row * op[X + ROW] + column * c + channel)
-                        if how == SUM:
-                            total = fma(load(like, weights, op[WEIGHTS] + (1 + p * kw + q) * c + channel), v, total)
-                        elif how == MAX:
-                            total = maximum(total, v)
-                        else:
-                            total = total + v
+                        total = maximum(total, v) if how == MAX else total + v
                 if how == MEAN:
                     total = total / fill(like, pixels)
                 if relu:

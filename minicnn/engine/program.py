@@ -7,6 +7,7 @@ operations whose images are large, more where they are small: as many as stay in
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -202,7 +203,11 @@ class Program(Layer):
             return self._add(does.softmax, layer, x, shape)
         if kind in NUMBERS:
             return self._add(does.numbers, layer, x, x.shape if kind is layers.Flatten else shape, how=NUMBERS[kind])
-        return self._add(does.window, layer, x, shape, how=POOLS.get(kind, does.SUM))
+        if kind in POOLS:
+            return self._add(does.window, layer, x, shape, how=POOLS[kind])
+        if kind is layers.DepthwiseConv2D:
+            x.needs(*itertools.chain(*layer.window.padding))
+        return self._add(does.depthwise, layer, x, shape)
 
     def _tiles_kind(self, layer: layers.Conv2D):
         r = layer.kernel_size[0]
@@ -313,37 +318,49 @@ class Program(Layer):
             if operation.how == does.COPY:
                 row[does.Y + does.ROW] = x.shape[1] * x.shape[2]
             return [np.array([getattr(layer, "negative_slope", 0.0)])]
+        if kind is does.depthwise:
+            return self._depthwise(row, operation, layer)
         if kind is does.window:
-            c, window = x.shape[2], getattr(layer, "window", Window((1, 1)))
-            if type(layer) in (layers.GlobalMaxPool2D, layers.GlobalAveragePool2D):
-                window = Window((x.shape[0], x.shape[1]))
+            everywhere = type(layer) in (layers.GlobalMaxPool2D, layers.GlobalAveragePool2D)
+            window = Window(x.shape[:2]) if everywhere else layer.window
             (above, _), (before, _) = window.padding
             row[does.KH : does.KH + 8] = *window.size, *window.stride, *window.dilation, above, before
-            if type(layer) is layers.BatchNorm:
-                return [*layer.in_use()][::-1]
-            if isinstance(layer, layers.DepthwiseConv2D):
-                return [layer.b.value if layer.use_bias else np.zeros(c), layer.w.value]
         return []
 
-    def _rows(self, row, operation, layer) -> list[np.ndarray]:
-        x, y, w = operation.x, operation.y, layer.w.value
-        groups, window = getattr(layer, "groups", 1), getattr(layer, "window", Window((1, 1)))
+    def _windows(self, row, operation, window: Window, of: int = 1, of_pair: int = 1) -> np.ndarray:
+        """Write where each window of a group of images begins and where its result lies; the offsets of taps, (kh, kw).
+
+        A pool's `of` x `of` windows follow each other; offsets count pairs where `of_pair` is 2.
+        """
+        x, y = operation.x, operation.y
         (kh, kw), (down, right), ((above, _), (before, _)), dilation = window
-        c, f = w.shape[-2:]
-        oh, ow = layer.output_shape[:2] if len(layer.output_shape) == 3 else (1, 1)
-        of = 2 if operation.pool else 1  # a window's pixels follow each other
-        p, q, a, b = np.indices((oh // of, ow // of, of, of)).reshape(4, -1)
+        p, q, a, b = np.indices((*y.shape[:2], of, of)).reshape(4, -1)
         offsets = ((of * p + a) * down - above) * x.row + ((of * q + b) * right - before) * x.shape[2]
-        pixels = np.add.outer(np.arange(kh) * dilation[0] * x.row, np.arange(kw) * dilation[1] * x.shape[2])
-        runs, length = (pixels[:, 0], kw * c) if dilation[1] == 1 and groups == 1 else (pixels.ravel(), c)
-        images, lanes = np.arange(operation.group), panel_block(f // groups, self.dtype, 8).shape[1]
-        of_pair = 2 if operation.pairs else 1
+        images = np.arange(operation.group)
+        row[does.COUNT] = len(offsets)
         row[does.TABLE] = self._write(np.add.outer(images * x.size, offsets) // of_pair)
-        row[does.TARGETS] = self._write(np.add.outer(images * y.size, p * y.row + q * f))
+        row[does.TARGETS] = self._write(np.add.outer(images * y.size, p * y.row + q * y.shape[2]))
+        return np.add.outer(np.arange(kh) * dilation[0] * x.row, np.arange(kw) * dilation[1] * x.shape[2])
+
+    def _depthwise(self, row, operation, layer) -> list[np.ndarray]:
+        taps = self._windows(row, operation, getattr(layer, "window", Window((1, 1))))
+        row[does.RUN], row[does.RUNS] = self._write(taps), taps.size
+        if isinstance(layer, layers.BatchNorm):
+            scale, shift = layer.in_use()
+            return [shift, scale]
+        return [layer.b.value if layer.use_bias else np.zeros(operation.x.shape[2]), layer.w.value]
+
+    def _rows(self, row, operation, layer) -> list[np.ndarray]:
+        w, groups, window = layer.w.value, getattr(layer, "groups", 1), getattr(layer, "window", Window((1, 1)))
+        of, of_pair, (c, f) = 2 if operation.pool else 1, 2 if operation.pairs else 1, w.shape[-2:]
+        taps = self._windows(row, operation, window, of, of_pair)
+        kh, kw = taps.shape
+        runs, length = (taps[:, 0], kw * c) if window.dilation[1] == 1 and groups == 1 else (taps.ravel(), c)
+        lanes = panel_block(f // groups, self.dtype, 8).shape[1]
         row[does.RUN], row[does.RUNS] = self._write(runs // of_pair), len(runs)
         row[does.LENGTH], row[does.PAIRS] = length // of_pair, self.pairs_at
         count = -(-(f // groups) // lanes)
-        row[[does.COUNT, does.GROUPS, does.DEPTH, does.PANELS]] = len(offsets), groups, c, count
+        row[[does.GROUPS, does.DEPTH, does.PANELS]] = groups, c, count
         operation.block = self._block(lanes)
         panels = np.zeros((1 + kh * kw * c, groups, count * lanes))
         matrix = np.concatenate([_bias(layer)[None], w.reshape(-1, f)])
