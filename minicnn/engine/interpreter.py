@@ -19,6 +19,7 @@ from numba import config, get_thread_id, types
 from numba.extending import intrinsic
 
 from minicnn.engine.activations import A, B
+from minicnn.engine.assistant import CLAIMED, DONE, PIECES, add, look, put
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.exponentials import sigmoid, tanh
 from minicnn.engine.lanes import (
@@ -63,33 +64,33 @@ ADDRESS, HOW, WITH_RELU, WITH_POOL, WEIGHTS, FRAME = range(33, 39)
 TABLE, TARGETS, COUNT, GROUPS, DEPTH, PANELS, RUN, RUNS, LENGTH = range(39, 48)  # of rows and tiles
 # of a window: its size, stride, dilation and padding
 KH, KW, DOWN, RIGHT, ROW_STEP, COLUMN_STEP, ABOVE, BEFORE = range(48, 56)
-PAIRS = 56  # where pairs of what rows read may lie
-FIELDS = 57
+FIELDS = 56
 TILE_GROUP = 32
-SCRATCH = 2048  # numbers at the beginning of a thread's memory
+SCRATCH = 2048  # numbers at the beginning of a thread's own memory
 
 BAD_IMAGE, BAD_OUTPUT = 1, 2  # what is told of numbers that are not finite
 
 # ---------------------------------------------------------------------------------------------------------------
-# Kernels: functions of (block, op, begin, count, tables, weights, m) that do an operation on `count` images, from the
-# task's image number `begin` on. `block` says how many rows and lanes a vector block has; m is the thread's memory.
+# Kernels: functions of (block, op, begin, count, piece, tables, weights, m, own) that do a piece of an operation on `count`
+# images, from the task's image number `begin` on. `block` says how many rows and lanes a vector block has; m is the memory
+# of the task's values, `own` the thread's, for what is dead when a kernel returns. A piece is (which, of how many).
 
 _called: list = []  # by their numbers, with NUMBA_DISABLE_JIT=1
 
 
-def address(function, block, op, tables, weights, m) -> int:
+def address(function, block, op, tables, weights) -> int:
     """Where a kernel for arrays of these types lies in memory; it is compiled, or read from the disk, where need be."""
     if config.DISABLE_JIT:
         _called.append((function, block))
         return len(_called) - 1
-    signature = tuple(map(numba.typeof, (block, op, 0, 0, tables, weights, m)))
+    signature = tuple(map(numba.typeof, (block, op, 0, 0, (0, 1), tables, weights, weights, weights)))
     function.compile(signature)
     compiled = function.overloads[signature]
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
 
 @intrinsic
-def _invoke(typing, at, op, begin, count, tables, weights, m):
+def _invoke(typing, at, op, begin, count, piece, tables, weights, m, own):
     """Call the kernel at an address. A block is a type; as a value it is nothing."""
 
     def codegen(context, builder, signature, args):
@@ -99,7 +100,7 @@ def _invoke(typing, at, op, begin, count, tables, weights, m):
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), [nothing(None), *args[1:]])
         return context.get_dummy_value()
 
-    return types.void(types.intp, op, types.intp, types.intp, tables, weights, m), codegen
+    return types.void(types.intp, op, types.intp, types.intp, piece, tables, weights, m, own), codegen
 
 
 def _invoke_plain(at, *arguments):
@@ -118,16 +119,21 @@ def _at(op, place, image):
 
 
 @helper
-def _clear_frame(op, m, y):
+def _share(piece, n):
+    """A piece of the numbers from 0 to n - 1."""
+    return range(piece[0] * n // piece[1], (piece[0] + 1) * n // piece[1])
+
+
+@helper
+def _clear_frame(op, piece, m, y):
     """Zeros around the result that begins at y."""
     top, left, columns, c = op[Y + TOP], op[Y + LEFT], op[Y + FRAME_COLUMNS], op[Y + C]
-    row = y - (top * columns + left) * c
-    for i in range(op[Y + FRAME_ROWS]):
-        inside = top <= i < top + op[Y + H]
+    first = y - (top * columns + left) * c
+    for i in _share(piece, op[Y + FRAME_ROWS]):
+        inside, row = top <= i < top + op[Y + H], first + i * columns * c
         m[row : row + (left if inside else columns) * c] = 0
         if inside:
             m[row + (left + op[Y + W]) * c : row + columns * c] = 0
-        row += columns * c
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -135,50 +141,54 @@ def _clear_frame(op, m, y):
 
 
 @kernel
-def rows(block, op, begin, count, tables, weights, m):
+def rows(block, op, begin, count, piece, tables, weights, m, own):
     """Convolutions of any shape and dense layers, by `_rows`."""
-    _some_rows(zeros(m, block), op, m, _at(op, X, begin), _at(op, Y, begin), count, tables, weights, weights, m)
+    places = _at(op, X, begin), _at(op, Y, begin)
+    _some_rows(zeros(m, block), op, count, piece, m, places, tables, weights, weights, m, own)
 
 
 @kernel
-def rows_in_bfloat16(block, op, begin, count, tables, weights, m):
+def rows_in_bfloat16(block, op, begin, count, piece, tables, weights, m, own):
     """The images, with their frames, are made pairs first; offsets and lengths in the tables count pairs."""
-    start, x, pairs = zeros(m, block), _at(op, X, begin), m.view(PAIR)
+    start, x, pairs = zeros(m, block), _at(op, X, begin), own.view(PAIR)
     like = start[0]
     inside = (op[X + TOP] * op[X + FRAME_COLUMNS] + op[X + LEFT]) * op[X + C]  # how far x is from its frame's beginning
     for i in range(0, count * op[X + IMAGE], len(like)):
-        store(pairs, op[PAIRS] + i // 2, load(like, m, x - inside + i))
-    x = op[PAIRS] + inside // 2
-    _some_rows(start, op, pairs, x, _at(op, Y, begin), count, tables, weights, weights.view(PAIR), m)
+        store(pairs, SCRATCH + i // 2, load(like, m, x - inside + i))
+    places = SCRATCH + inside // 2, _at(op, Y, begin)
+    _some_rows(start, op, count, piece, pairs, places, tables, weights, weights.view(PAIR), m, own)
 
 
 @helper
-def _some_rows(start, op, given, x, y, count, tables, weights, panels, m):
+def _some_rows(start, op, count, piece, given, places, tables, weights, panels, m, own):
     """Rows times panels; few rows are not filled up to a whole block."""
     few, count = half(start), count * op[COUNT]
     if count > len(few):
-        _rows(start, op, given, x, y, count, tables, weights, panels, m)
+        _rows(start, op, count, piece, given, places, tables, weights, panels, m, own)
     else:
-        _rows(few, op, given, x, y, count, tables, weights, panels, m)
+        _rows(few, op, count, piece, given, places, tables, weights, panels, m, own)
 
 
 @helper
-def _rows(start, op, given, x, y, count, tables, weights, numbers, m):
+def _rows(start, op, count, piece, given, places, tables, weights, numbers, m, own):
     """`count` rows times every panel, len(start) at a time; a panel begins with its biases, and `numbers` has the rest.
 
     The tables have each row's offset from x, each result's from y, and each contiguous run's within a row. With a pool,
-    four rows that follow each other are one window of it.
+    four rows that follow each other are one window of it. Pieces are counted in blocks of rows, panel by panel.
     """
     n, length, run0, runs, panels = len(start[0]), op[LENGTH], op[RUN], op[RUNS], op[PANELS]
-    relu, pool, f, at = op[WITH_RELU], op[WITH_POOL], op[Y + C] // op[GROUPS], op[WEIGHTS]
+    relu, pool, f, (x, y) = op[WITH_RELU], op[WITH_POOL], op[Y + C] // op[GROUPS], places
     offsets, targets = tables[op[TABLE] : op[TABLE] + count], tables[op[TARGETS] : op[TARGETS] + count]
-    for panel in range(op[GROUPS] * panels):
+    blocks = (count + len(start) - 1) // len(start)
+    share = _share(piece, op[GROUPS] * panels * blocks)
+    for panel in range(share.start // blocks, (share.stop + blocks - 1) // blocks):
         group, column = panel // panels, panel % panels * n
         x0, y0, columns = x + group * op[DEPTH], y + group * f + column, min(n, f - column)
+        at = op[WEIGHTS] + panel * (1 + runs * length) * n
         biases = repeat(load(start[0], weights, at), start)
-        at += n
-        for t in range(0, count, len(start)):
-            sums, w, here = biases, at, gather(offsets, t, count, start)
+        first, last = max(share.start - panel * blocks, 0), min(share.stop - panel * blocks, blocks)
+        for t in range(first * len(start), last * len(start), len(start)):
+            sums, w, here = biases, at + n, gather(offsets, t, count, start)
             for run in range(run0, run0 + runs):
                 sums = rows_by_panel(given, here, x0 + tables[run], length, numbers, w, sums)
                 w += length * n
@@ -187,25 +197,24 @@ def _rows(start, op, given, x, y, count, tables, weights, numbers, m):
             if columns == n and not pool:
                 store_rows(m, gather(targets, t, count, start), y0, sums)
                 continue
-            store_rows(m, strided(n, 0, len(start), start), 0, sums)  # by way of scratch
+            store_rows(own, strided(n, 0, len(start), start), 0, sums)
             for i in range(0, min(len(start), count - t), 4 if pool else 1):
-                v = load(sums[0], m, i * n)
+                v = load(sums[0], own, i * n)
                 if pool:
-                    a, b, c, d = load_rows(v, m, four(n), i * n)
+                    a, b, c, d = load_rows(v, own, four(n), i * n)
                     v = maximum(maximum(a, b), maximum(c, d))
-                _store_some(v, m, y0 + targets[t + i], columns, len(start) * n)
-        at += runs * length * n
+                _store_some(v, m, y0 + targets[t + i], columns, own, len(start) * n)
 
 
 @helper
-def _store_some(v, m, at, columns, free):
-    """The first `columns` numbers of a vector, by way of memory that is free."""
+def _store_some(v, m, at, columns, own, free):
+    """The first `columns` numbers of a vector, by way of the thread's own memory, where it is free."""
     if columns == len(v):
         store(m, at, v)
     else:
-        store(m, free, v)
+        store(own, free, v)
         for l in range(columns):
-            m[at + l] = m[free + l]
+            m[at + l] = own[free + l]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -213,67 +222,69 @@ def _store_some(v, m, at, columns, free):
 
 
 @kernel
-def tiles_of_3x3(block, op, begin, count, tables, weights, m):
+def tiles_of_3x3(block, op, begin, count, piece, tables, weights, m, own):
     """Convolutions of 3x3 by `_tiles`, at 6 points."""
-    _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m, op[X + C], weights, m)
+    _tiles(zeros(m, block), SIX, op, begin, count, piece, tables, weights, m, own, op[X + C], weights, own)
 
 
 @kernel
-def tiles_of_3x3_in_bfloat16(block, op, begin, count, tables, weights, m):
+def tiles_of_3x3_in_bfloat16(block, op, begin, count, piece, tables, weights, m, own):
     """The same with pixels and weights at the points as pairs."""
-    depth = op[X + C] // 2
-    _tiles(zeros(m, block), SIX, op, begin, count, tables, weights, m, depth, weights.view(PAIR), m.view(PAIR))
+    start, depth, u, vs = zeros(m, block), op[X + C] // 2, weights.view(PAIR), own.view(PAIR)
+    _tiles(start, SIX, op, begin, count, piece, tables, weights, m, own, depth, u, vs)
 
 
 @kernel
-def tiles_of_5x5(block, op, begin, count, tables, weights, m):
+def tiles_of_5x5(block, op, begin, count, piece, tables, weights, m, own):
     """Convolutions of 5x5, at 8 points."""
-    _tiles(zeros(m, block), EIGHT, op, begin, count, tables, weights, m, op[X + C], weights, m)
+    _tiles(zeros(m, block), EIGHT, op, begin, count, piece, tables, weights, m, own, op[X + C], weights, own)
 
 
 TILES = {3: tiles_of_3x3, 5: tiles_of_5x5}
 
 
 @helper
-def _tiles(start, points, op, begin, count, tables, weights, m, depth, u, vs):
+def _tiles(start, points, op, begin, count, piece, tables, weights, m, own, depth, u, vs):
     """Tiles times panels; the table has each tile's window, its outputs, and how many rows and columns these have.
 
-    The panels behind their biases are read from u, and pixels at the points are kept in vs: weights and m themselves, or
-    as pairs, of which a row of c numbers has `depth`.
+    The panels behind their biases are read from u, and pixels at the points are kept in vs: weights and `own` themselves,
+    or as pairs, of which a row of c numbers has `depth`. A piece is some of the tiles, or of few tiles some of the panels.
     """
     x, y, c, f = _at(op, X, begin), _at(op, Y, begin), op[X + C], op[Y + C]
     table, count = op[TABLE], count * op[COUNT]
     few, like, n, parts = half(start), start[0], len(start[0]), len(points) ** 2
     step, sums_step, sums = TILE_GROUP * depth + 16, TILE_GROUP * n + 16, SCRATCH
     v = sums + parts * sums_step
-    for first in range(0, count, TILE_GROUP):
-        here = min(TILE_GROUP, count - first)
+    by_tile = count >= len(start) * piece[1]
+    tiles, panels = _share(piece if by_tile else (0, 1), count), _share((0, 1) if by_tile else piece, f // n)
+    for first in range(tiles.start, tiles.stop, TILE_GROUP):
+        here = min(TILE_GROUP, tiles.stop - first)
         for t in range(here):
             pixels = x + tables[table + 4 * (first + t)]
             for k in range(0, c, n):
                 at = v + t * depth + k * depth // c
-                _pixels_to_points(like, points, m, pixels + k, op[X + ROW], c, vs, at, step)
-        for p in range(0, f, n):
-            panel = op[WEIGHTS] + p // n * (parts * depth + 1) * n
-            _products(start, few, parts, vs, v, depth, step, here, u, panel + n, m, sums, sums_step)
+                _pixels_to_points(like, points, m, own, pixels + k, op[X + ROW], c, vs, at, step)
+        for p in panels:
+            panel = op[WEIGHTS] + p * (parts * depth + 1) * n
+            _products(start, few, parts, vs, v, depth, step, here, u, panel + n, own, sums, sums_step)
             for t in range(here):
                 at = table + 4 * (first + t)
-                shape, target = (tables[at + 2], tables[at + 3]), y + tables[at + 1] + p
-                _points_to_outputs(like, points, m, sums + t * n, sums_step, weights, panel, op, target, shape)
+                shape, target = (tables[at + 2], tables[at + 3]), y + tables[at + 1] + p * n
+                _points_to_outputs(like, points, m, own, sums + t * n, sums_step, weights, panel, op, target, shape)
 
 
 @helper
-def _pixels_to_points(like, points, m, x, row, c, vs, v, step):
+def _pixels_to_points(like, points, m, own, x, row, c, vs, v, step):
     """v = B^T d B of the window at x: rows first, then columns."""
     n, count = len(like), len(points)
     for i in range(count):
         pixels = load_rows(like, m, apart(c, points), x + i * row)
-        store_rows(m, apart(n, points), i * count * n, pixels_to_points(points, pixels))
-    columns_to_points(like, points, m, vs, v, step)
+        store_rows(own, apart(n, points), i * count * n, pixels_to_points(points, pixels))
+    columns_to_points(like, points, own, vs, v, step)
 
 
 @helper
-def _products(start, few, parts, vs, v, c, step, count, u, u0, m, sums, sums_step):
+def _products(start, few, parts, vs, v, c, step, count, u, u0, own, sums, sums_step):
     """The n * n matrix products of tiles and a panel, as many tiles at a time as `start` has rows, at the end a `few`."""
     n = len(start[0])
     for point in range(parts):
@@ -281,28 +292,28 @@ def _products(start, few, parts, vs, v, c, step, count, u, u0, m, sums, sums_ste
         for t in range(0, count, len(start)):
             if count - t > len(few):
                 total = rows_by_panel(vs, strided(c, t, count, start), x, c, u, at, start)
-                store_rows(m, strided(n, t, count, start), y, total)
+                store_rows(own, strided(n, t, count, start), y, total)
             else:
                 total = rows_by_panel(vs, strided(c, t, count, few), x, c, u, at, few)
-                store_rows(m, strided(n, t, count, few), y, total)
+                store_rows(own, strided(n, t, count, few), y, total)
 
 
 @helper
-def _points_to_outputs(like, points, m, sums, step, weights, bias, op, y, shape):
+def _points_to_outputs(like, points, m, own, sums, step, weights, bias, op, y, shape):
     """A^T m A, its pool's maxima where there is one, plus the bias, ReLU: the tile's rows and columns at y."""
     (rows, columns), relu, pool = shape, op[WITH_RELU], op[WITH_POOL]
     add, row, f = load(like, weights, bias), op[Y + ROW], op[Y + C]
-    rows_to_outputs(like, points, m, sums, step, m)
+    rows_to_outputs(like, points, own, sums, step, own)
     for j in range(columns):
         if pool:
-            a, b = column_of_outputs(like, points, m, 2 * j), column_of_outputs(like, points, m, 2 * j + 1)
+            a, b = column_of_outputs(like, points, own, 2 * j), column_of_outputs(like, points, own, 2 * j + 1)
             y0, y1 = (
                 maximum(maximum(a[0], a[1]), maximum(b[0], b[1])),
                 maximum(maximum(a[2], a[3]), maximum(b[2], b[3])),
             )
             y2, y3 = y0, y0
         else:
-            y0, y1, y2, y3 = column_of_outputs(like, points, m, j)
+            y0, y1, y2, y3 = column_of_outputs(like, points, own, j)
         block = y0 + add, y1 + add, y2 + add, y3 + add
         if relu:
             block = maximum0(block)
@@ -314,7 +325,7 @@ def _points_to_outputs(like, points, m, sums, step, weights, bias, op, y, shape)
 
 
 @kernel
-def depthwise(block, op, begin, count, tables, weights, m):
+def depthwise(block, op, begin, count, piece, tables, weights, m, own):
     """Depthwise convolutions, and batch norm that has no layer to be folded into: then a window is one pixel.
 
     A block of pixels at a time, and of channels a vector, of which the last one begins where it still fits. The tables are
@@ -323,7 +334,8 @@ def depthwise(block, op, begin, count, tables, weights, m):
     start, x, y, c, count = zeros(m, block), _at(op, X, begin), _at(op, Y, begin), op[X + C], count * op[COUNT]
     like, n, relu, run0, at = start[0], len(start[0]), op[WITH_RELU], op[RUN], op[WEIGHTS]
     offsets, targets = tables[op[TABLE] : op[TABLE] + count], tables[op[TARGETS] : op[TARGETS] + count]
-    for t in range(0, count, len(start)):
+    for block_of_pixels in _share(piece, (count + len(start) - 1) // len(start)):
+        t = block_of_pixels * len(start)
         pixels, results = gather(offsets, t, count, start), gather(targets, t, count, start)
         for k in range(0, c, n):
             channel = min(k, c - n)
@@ -337,17 +349,17 @@ def depthwise(block, op, begin, count, tables, weights, m):
 
 
 @kernel
-def window(block, op, begin, count, tables, weights, m):
+def window(block, op, begin, count, piece, tables, weights, m, own):
     """The kernel of an operation on windows, for `count` images from `begin` on: see `_window`."""
     for image in range(begin, begin + count):
-        _window(zeros(m, block)[0], op, m, _at(op, X, image), _at(op, Y, image))
+        _window(zeros(m, block)[0], op, piece, m, _at(op, X, image), _at(op, Y, image))
 
 
 @helper
-def _window(like, op, m, x, y):
+def _window(like, op, piece, m, x, y):
     """Pools: a vector of channels at a time; the last one begins where it still fits."""
     n, c, how, relu = len(like), op[X + C], op[HOW], op[WITH_RELU]
-    for i in range(op[Y + H]):
+    for i in _share(piece, op[Y + H]):
         top = i * op[DOWN] - op[ABOVE]
         for j in range(op[Y + W]):
             left = j * op[RIGHT] - op[BEFORE]
@@ -391,13 +403,13 @@ def _number(how, v, other, slope):
 
 
 @kernel
-def numbers(block, op, begin, count, tables, weights, m):
+def numbers(block, op, begin, count, piece, tables, weights, m, own):
     """Activations, sums, and copies that leave the frame behind; a row's last vector begins where it still fits."""
     like, slope, how, relu = zeros(m, block)[0], weights[op[WEIGHTS]], op[HOW], op[WITH_RELU]
     n, row = len(like), op[X + W] * op[X + C]
     for image in range(begin, begin + count):
         x, other, y = _at(op, X, image), _at(op, OTHER, image), _at(op, Y, image)
-        for i in range(op[X + H]):
+        for i in _share(piece, op[X + H]):
             for k in range(0, row, n):
                 at = min(k, row - n)
                 second = load(like, m, other + i * op[OTHER + ROW] + at)
@@ -408,16 +420,16 @@ def numbers(block, op, begin, count, tables, weights, m):
 
 
 @kernel
-def softmax(block, op, begin, count, tables, weights, m):
+def softmax(block, op, begin, count, piece, tables, weights, m, own):
     """The kernel of a softmax of each pixel's channels, for `count` images from `begin` on."""
     for image in range(begin, begin + count):
-        _softmax(m, _at(op, X, image), op[X + H] * op[X + W], op[X + C], m, _at(op, Y, image))
+        _softmax(m, _at(op, X, image), _share(piece, op[X + H] * op[X + W]), op[X + C], m, _at(op, Y, image))
 
 
 @helper
 def _softmax(x, at, rows, c, y, to):
-    """exp(x) / sum(exp(x)) of each row of c numbers."""
-    for row in range(rows):
+    """exp(x) / sum(exp(x)) of some rows of c numbers."""
+    for row in rows:
         begin = at + row * c
         largest, total = x[begin], x.dtype.type(0)
         for k in range(1, c):
@@ -432,17 +444,20 @@ def _softmax(x, at, rows, c, y, to):
 @helper
 def _load(op, images, floats, image, m, y, weights):
     """An image's numbers, bytes on the scale of the training images; whether all of them are finite."""
-    c, finite, k = op[Y + C], True, image * op[Y + H] * op[Y + W] * op[Y + C]
+    n, finite = op[Y + W] * op[Y + C], True
+    scale, shift = weights[op[WEIGHTS] : op[WEIGHTS] + n], weights[op[WEIGHTS] + n : op[WEIGHTS] + 2 * n]
     for i in range(op[Y + H]):
-        for j in range(op[Y + W]):
-            for l in range(c):
-                if images.size:
-                    v = weights.dtype.type(images[k]) * weights[op[WEIGHTS] + l] + weights[op[WEIGHTS] + c + l]
-                else:
-                    v = floats[k]
-                finite &= v - v == 0
-                m[y + i * op[Y + ROW] + j * c + l] = v
-                k += 1
+        first, at = (image * op[Y + H] + i) * n, y + i * op[Y + ROW]
+        row = m[at : at + n]
+        if images.size:
+            given = images[first : first + n]
+            for k in range(n):
+                row[k] = weights.dtype.type(given[k]) * scale[k] + shift[k]
+        else:
+            as_given = floats[first : first + n]
+            for k in range(n):
+                row[k] = as_given[k]
+                finite &= row[k] - row[k] == 0
     return finite
 
 
@@ -455,30 +470,91 @@ def _save(op, m, x, image, probabilities, y):
         finite &= v - v == 0
         y[image * size + k] = v
     if probabilities:
-        _softmax(m, x, op[X + H] * op[X + W], op[X + C], y, image * size)
+        _softmax(m, x, range(op[X + H] * op[X + W]), op[X + C], y, image * size)
     return finite
 
 
+@helper
+def _load_some(op, images, floats, first, begin, count, m, weights, told):
+    for image in range(begin, begin + count):
+        _clear_frame(op, (0, 1), m, _at(op, Y, image))
+        if not _load(op, images, floats, first + image, m, _at(op, Y, image), weights):
+            told[0] |= BAD_IMAGE
+
+
+@helper
+def _save_some(op, m, first, begin, count, probabilities, y, told):
+    for image in range(begin, begin + count):
+        if not _save(op, m, _at(op, X, image), first + image, probabilities, y):
+            told[0] |= BAD_OUTPUT
+
+
+@helper
+def _do(op, begin, count, piece, tables, weights, m, own):
+    if op[FRAME]:
+        for image in range(begin, begin + count):
+            _clear_frame(op, piece, m, _at(op, Y, image))
+    _invoke(op[ADDRESS], op, begin, count, piece, tables, weights, m, own)
+
+
 @parallel
-def run(part, ops, schedule, tables, weights, images, floats, memory, tasks, probabilities, y, told):
+def run(part, schedule, ops, tables, weights, images, floats, memory, owns, tasks, probabilities, y, told):
     """The program on all images, bytes or floats. A task takes its images through the whole schedule."""
     last_op = ops[ops.shape[0] - 1]
     n = y.size // (last_op[X + H] * last_op[X + W] * last_op[X + C])
     for task in chunk(part, tasks):
-        m, first, last = memory[get_thread_id()], task * n // tasks, (task + 1) * n // tasks
+        thread, first, last = get_thread_id(), task * n // tasks, (task + 1) * n // tasks
+        m, own = memory[thread], owns[thread]
         for step in range(schedule.shape[0]):
             op, begin = ops[schedule[step, 0]], schedule[step, 1]
             count = min(schedule[step, 2], last - first - begin)
-            if op[FRAME]:
-                for image in range(begin, begin + count):
-                    _clear_frame(op, m, _at(op, Y, image))
             if schedule[step, 0] == 0:
-                for image in range(begin, begin + count):
-                    if not _load(op, images, floats, first + image, m, _at(op, Y, image), weights):
-                        told[0] |= BAD_IMAGE
+                _load_some(op, images, floats, first, begin, count, m, weights, told)
             elif schedule[step, 0] == ops.shape[0] - 1:
-                for image in range(begin, begin + count):
-                    if not _save(op, m, _at(op, X, image), first + image, probabilities, y):
-                        told[0] |= BAD_OUTPUT
+                _save_some(op, m, first, begin, count, probabilities, y, told)
             elif count > 0:
-                _invoke(op[ADDRESS], op, begin, count, tables, weights, m)
+                _do(op, begin, count, (0, 1), tables, weights, m, own)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# One image on two threads: see assistant.py
+
+
+@helper
+def _walk(ops, tables, weights, m, own, state):
+    """Claim pieces of operations in their order and do them, until none is left."""
+    while True:
+        claimed = add(state, CLAIMED, 1)
+        number, which = claimed // PIECES + 1, claimed % PIECES
+        if number >= ops.shape[0] - 1:
+            return
+        while look(state, DONE) < (number - 1) * PIECES:
+            pass
+        _do(ops[number], 0, 1, (which, PIECES), tables, weights, m, own)
+        add(state, DONE, 1)
+
+
+@kernel
+def run_together(ops, tables, weights, images, floats, m, own, state, probabilities, y):
+    """The program on one image, which the assistant may help with; what is to be told."""
+    last = ops.shape[0] - 1
+    state[0] = 0
+    _load_some(ops[0], images, floats, 0, 0, 1, m, weights, state)
+    put(state, DONE, 0)
+    put(state, CLAIMED, 0)
+    _walk(ops, tables, weights, m, own, state)
+    while look(state, DONE) < (last - 1) * PIECES:
+        pass
+    _save_some(ops[last], m, 0, 0, 1, probabilities, y, state)
+    return state[0]
+
+
+@kernel
+def assist(ops, tables, weights, m, own, state, patience):
+    """Help with one image after another, until none has come for so many looks."""
+    looks = 0
+    while looks < patience:
+        looks += 1
+        if look(state, CLAIMED) < (ops.shape[0] - 2) * PIECES:
+            _walk(ops, tables, weights, m, own, state)
+            looks = 0

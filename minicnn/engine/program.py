@@ -13,8 +13,8 @@ import math
 import numpy as np
 
 from minicnn import inputs, layers
+from minicnn.engine import assistant, winograd
 from minicnn.engine import interpreter as does
-from minicnn.engine import winograd
 from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.lanes import Block, best_block
 from minicnn.engine.memory import contiguous, empty, scratch
@@ -250,9 +250,8 @@ class Program(Layer):
         tiled = [one.layer.w.shape for one in self.operations if one.tiled and isinstance(one.layer, layers.Conv2D)]
         lanes = self.blocks[0].shape[1]
         at_points = [(r + winograd.SIZE - 1) ** 2 * (does.TILE_GROUP * (c + lanes) + 32) for r, _, c, _ in tiled]
-        self.pairs_at = does.SCRATCH + max(at_points, default=0)  # behind what tiles need, room for rows' pairs
         low = [one.group * one.x.size // 2 + 16 for one in self.operations if one.of_rows and one.pairs]
-        self.memory = free = self.pairs_at + max(low, default=0)
+        self.own, self.memory = does.SCRATCH + max(at_points + low, default=0), 0
         for i, operation in enumerate(self.operations[:-1]):
             value, first, last = operation.y, i, i
             value.room = max((reader.group for reader in value.readers), default=operation.group)
@@ -260,7 +259,7 @@ class Program(Layer):
                 last = max(self.operations.index(reader) for reader in value.readers)
             if value.room > operation.group:  # it is filled in several rounds of all operations before
                 first = 0
-            at = free
+            at = 0
             for begin, end in sorted((b, e) for f, l, b, e in placed if f <= last and first <= l):
                 if at + value.room * value.size <= begin:
                     break
@@ -288,11 +287,13 @@ class Program(Layer):
         numbers = np.concatenate([*packed, np.zeros(16, self.dtype)])
         self.packed = empty(numbers.shape, self.dtype)
         self.packed[...] = numbers
+        self.values, self.owns = empty((self.memory,), self.dtype), empty((2, self.own), self.dtype)
+        self.state = empty((assistant.STATE,), np.int64)
+        self.state[:] = assistant.NOTHING
         self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table
         for row, operation in zip(table, self.operations, strict=True):
             if operation.kind is not None:
-                arrays = row, self.tables, self.packed, self.packed
-                row[does.ADDRESS] = does.address(operation.kind, operation.block, *arrays)
+                row[does.ADDRESS] = does.address(operation.kind, operation.block, row, self.tables, self.packed)
 
     def _write(self, numbers) -> int:
         """Append numbers to the tables; where they begin."""
@@ -309,7 +310,8 @@ class Program(Layer):
         row_of = x.shape[1] * x.shape[2] if kind is does.numbers else x.shape[2]
         operation.block = self.blocks[1] if row_of >= self.blocks[1].shape[1] else self.blocks[2]
         if operation is self.operations[0]:
-            return list(self.scale.factors(np.dtype(np.uint8), y.shape[2]))
+            factors = self.scale.factors(np.dtype(np.uint8), y.shape[2])
+            return [np.tile(factor, y.shape[1]) for factor in factors]
         if operation.of_rows:
             return self._rows(row, operation, layer)
         if operation.tiled:
@@ -358,7 +360,7 @@ class Program(Layer):
         runs, length = (taps[:, 0], kw * c) if window.dilation[1] == 1 and groups == 1 else (taps.ravel(), c)
         lanes = panel_block(f // groups, self.dtype, 8).shape[1]
         row[does.RUN], row[does.RUNS] = self._write(runs // of_pair), len(runs)
-        row[does.LENGTH], row[does.PAIRS] = length // of_pair, self.pairs_at
+        row[does.LENGTH] = length // of_pair
         count = -(-(f // groups) // lanes)
         row[[does.GROUPS, does.DEPTH, does.PANELS]] = groups, c, count
         operation.block = self._block(lanes)
@@ -399,20 +401,32 @@ class Program(Layer):
 
     def ask(self, x: np.ndarray, probabilities: bool) -> tuple[np.ndarray, bool, bool]:
         """(y, whether x is finite, whether y is); with probabilities the softmax of y."""
-        n, threads, told = len(x), get_threads(), np.zeros(1, np.int64)
-        y = np.empty((n, *self.output_shape), self.dtype)
-        images = contiguous(x).reshape(-1)
-        floats = NO_FLOATS[self.dtype]
+        n, images, floats = len(x), contiguous(x).reshape(-1), NO_FLOATS[self.dtype]
         if x.dtype != np.uint8:
             images, floats = NO_BYTES, images.astype(self.dtype, copy=False)
+        y = np.empty(n * math.prod(self.output_shape), self.dtype)
+        given = self.table, self.tables, self.packed, images, floats
+        if n == 1 and assistant.assistant.joins(self):
+            try:
+                told = does.run_together(*given, self.values, self.owns[0], self.state, probabilities, y)
+            finally:
+                assistant.assistant.leaves()
+        else:
+            told = self._ask_all(n, given, probabilities, y)
+        return y.reshape(n, *self.output_shape), not told & does.BAD_IMAGE, not told & does.BAD_OUTPUT
+
+    def _ask_all(self, n: int, given: tuple, probabilities: bool, y: np.ndarray) -> int:
+        threads, told = get_threads(), np.zeros(1, np.int64)
         tasks = 1 if n == 1 else min(n, -(-n // (MOST * threads)) * threads)
-        does.run(
-            n * (self.macs + 1) if n > 1 else 0,
-            *(self.table, self.schedule, self.tables, self.packed, images, floats),
-            *(scratch("program", (MAX_THREADS, self.memory), self.dtype), tasks, probabilities),
-            *(y.reshape(-1), told),
-        )
-        return y, not told[0] & does.BAD_IMAGE, not told[0] & does.BAD_OUTPUT
+        memory = scratch("program", (MAX_THREADS, self.memory), self.dtype)
+        owns = scratch("program's own", (MAX_THREADS, self.own), self.dtype)
+        work = n * (self.macs + 1) if n > 1 else 0
+        does.run(work, self.schedule, *given, memory, owns, tasks, probabilities, y, told)
+        return int(told[0])
+
+    def help(self, patience: int) -> None:
+        """What an assistant does: see assistant.py."""
+        does.assist(self.table, self.tables, self.packed, self.values, self.owns[1], self.state, patience)
 
 
 NO_BYTES = np.empty(0, np.uint8)

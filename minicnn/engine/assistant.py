@@ -1,0 +1,158 @@
+"""A second thread that helps with one image at a time, as long as images come one soon after another.
+
+An operation on one image is cut into PIECES, which two threads claim in their order by counting a shared number up; no piece
+begins before all of the operation before are done. Nobody waits for a thread that has claimed nothing: where the assistant
+sleeps, or waits for a core that another process has, the caller does every piece itself. Who does a piece changes no bit.
+
+To wake a thread takes as long as an image, so the assistant stays awake, looking for the next one, for half a millisecond.
+Where several threads ask at once, or an image took much longer than another, for its core is wanted, it rests: a moment at
+first, longer each time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+
+from numba import config, types
+from numba.extending import intrinsic
+
+from minicnn.engine import threads
+
+PIECES = 2
+CLAIMED, DONE = (
+    16,
+    32,
+)  # where the numbers of pieces claimed and done stand in the shared state, far from all other memory
+STATE, NOTHING = 48, 2**62  # its size, and how many pieces are claimed where there is no image
+SOON = 1e-3  # seconds from one image to the next
+SHORTEST, LONGEST = 0.02, 2.0  # seconds of rest
+PATIENCE = 2_000_000  # looks, of about a cycle each
+
+
+@intrinsic
+def add(typing, state, index, n):
+    """state[index] += n, as one step that no other thread comes between; the number before."""
+
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", _address(context, builder, signature, args), args[2], "seq_cst")
+
+    return types.int64(state, types.intp, types.int64), codegen
+
+
+@intrinsic
+def look(typing, state, index):
+    """state[index] as another thread may have left it."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_address(context, builder, signature, args), "seq_cst", 8)
+
+    return types.int64(state, types.intp), codegen
+
+
+@intrinsic
+def put(typing, state, index, n):
+    """state[index] = n, seen by other threads after all that was written before."""
+
+    def codegen(context, builder, signature, args):
+        builder.store_atomic(args[2], _address(context, builder, signature, args), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(state, types.intp, types.int64), codegen
+
+
+def _address(context, builder, signature, args):
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    return builder.gep(array.data, [args[1]])
+
+
+def _add(state, index, n):
+    state[index] += n
+    return state[index] - n
+
+
+def _put(state, index, n):
+    state[index] = n
+
+
+if config.DISABLE_JIT:
+    add, look, put = _add, lambda state, index: state[index], _put
+
+
+class Assistant:
+    """The thread, one for the process. A program has a method `help(patience)`, which returns when no image comes."""
+
+    def __init__(self):
+        self._busy, self._wanted, self._thread = threading.Lock(), threading.Event(), None
+        self._program = self._next = None
+        self._asked = self._rests_until = 0.0
+        self._quickest, self._rest = float("inf"), SHORTEST
+        self._ends = config.DISABLE_JIT
+
+    def joins(self, program) -> bool:
+        """Whether it helps with this program's next image, after which `leaves` must be called."""
+        now = time.perf_counter()
+        soon, self._asked = now - self._asked < SOON, now
+        if not soon or self._ends or now < self._rests_until or threads.get_threads() == 1:
+            return False
+        if not self._busy.acquire(blocking=False):
+            self._rests(now)
+            return False
+        if self._program is program:
+            return True
+        if self._program is None:
+            self._wake(program)
+        self._busy.release()
+        return False
+
+    def leaves(self) -> None:
+        """After the image."""
+        now = time.perf_counter()
+        took = now - self._asked
+        self._quickest = min(self._quickest, took)
+        if took > 4 * self._quickest:
+            self._rests(now)
+        else:
+            self._rest = max(0.999 * self._rest, SHORTEST)
+        self._busy.release()
+
+    def _rests(self, now: float) -> None:
+        self._rests_until = now + self._rest
+        self._rest = min(2 * self._rest, LONGEST)
+
+    def _wake(self, program) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="minicnn's assistant", daemon=True)
+            self._thread.start()
+        self._next = program
+        self._wanted.set()
+
+    def _work(self) -> None:
+        while self._wanted.wait() and not self._ends:
+            self._program = self._next
+            self._wanted.clear()
+            self._quickest = float("inf")
+            self._program.help(PATIENCE)
+            self._program = self._next = None
+
+    def end(self) -> None:
+        """Before the memory goes that it looks at."""
+        self._ends = True
+        if self._thread is not None:
+            self._wanted.set()
+            self._thread.join()
+
+
+assistant = Assistant()
+atexit.register(lambda: assistant.end())
+
+
+def _after_fork() -> None:
+    global assistant
+    assistant = Assistant()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

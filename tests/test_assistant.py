@@ -1,0 +1,211 @@
+"""A second thread that helps with one image changes no bit, is waited for by nobody, and leaves when it should."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from test_engine import run
+from test_frozen import frozen, images, small
+from test_steps import OwnConv2D, assert_same_bits, networks, quick, using_threads
+
+from minicnn.engine import assistant as module
+from minicnn.engine import interpreter, program, threads
+from minicnn.engine.assistant import Assistant
+from minicnn.engine.lanes import has_bfloat16
+
+several_threads = pytest.mark.skipif(threads.MAX_THREADS < 2, reason="one core: nobody could help")
+
+
+class Willing:
+    """In the assistant's place: it joins in everywhere, awake or not."""
+
+    def __init__(self, awake):
+        self.awake, self.images = awake, 0
+
+    def joins(self, asked):
+        self.images += 1
+        if self.awake:
+            self.thread = threading.Thread(target=asked.help, args=(20_000_000,))
+            self.thread.start()
+        return True
+
+    def leaves(self):
+        if self.awake:
+            self.thread.join()
+
+
+def with_help(ask, x, awake):
+    """The answers to single images, and how many programs were helped with."""
+    was, module.assistant = module.assistant, Willing(awake)
+    try:
+        return np.concatenate([ask.outputs(x[i : i + 1]) for i in range(len(x))]), module.assistant.images
+    finally:
+        module.assistant = was
+
+
+@pytest.mark.parametrize("awake", [False, True], ids=["asleep", "awake"])
+@given(drawn=networks())
+@quick(30)
+def test_who_does_a_piece_changes_no_bit(awake, drawn):
+    network, x, _ = drawn
+    assume(not any(isinstance(layer, OwnConv2D) for layer in network.all_layers()))  # NumPy's product of its own
+    ask = frozen(network)
+    got, helped = with_help(ask, x, awake)
+    assert_same_bits([got], [ask.outputs(x)])
+    assert helped >= len(x) * any(isinstance(step, program.Program) for step in ask.steps)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("awake", [False, True], ids=["asleep", "awake"])
+def test_of_every_kind_of_operation_the_pieces_make_the_whole(awake, precision):
+    if precision == "bfloat16" and not has_bfloat16():
+        pytest.skip("this processor has no dot product of bfloat16")
+    model = small()
+    model.precision = precision
+    ask, x = frozen(model), images(3, np.uint8)
+    assert_same_bits([with_help(ask, x, awake)[0]], [ask.outputs(x)])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 64])
+def test_pieces_make_the_whole(n):
+    share = getattr(interpreter._share, "py_func", interpreter._share)
+    shares = [share((i, module.PIECES), n) for i in range(module.PIECES)]
+    assert [i for share in shares for i in share] == list(range(n))
+
+
+def check_without_a_compiler():
+    ask, x = small().frozen(), images(1)
+    alone = ask.outputs(x)
+    for _ in range(3):
+        ask.outputs(x)
+    assert module.assistant._thread is None
+    helped, count = with_help(ask, x, False)
+    return count == 1 and helped.tobytes() == alone.tobytes()
+
+
+@pytest.mark.slow
+def test_in_plain_python_the_caller_does_all_pieces():
+    assert run(check_without_a_compiler, NUMBA_DISABLE_JIT=1) == "True"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# When it helps
+
+
+class Idle:
+    """A program for which there is never anything to do."""
+
+    def __init__(self):
+        self.stay, self.helped = threading.Event(), threading.Event()
+
+    def help(self, patience):
+        self.helped.set()
+        self.stay.wait(60)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes only when told."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def awake(clock):
+    """An assistant that serves a program, and the program."""
+    with using_threads(2):
+        assistant, served = Assistant(), Idle()
+        assert [assistant.joins(served) for _ in range(2)] == [False, False]  # the second image wakes it
+        assert served.helped.wait(60)
+        yield assistant, served
+        served.stay.set()
+        assistant.end()
+
+
+@several_threads
+def test_it_wakes_when_images_come_soon_after_each_other(clock):
+    with using_threads(2):
+        assistant = Assistant()
+        for _ in range(3):
+            clock[0] += 2 * module.SOON
+            assert not assistant.joins(Idle())
+        assert assistant._thread is None
+
+
+@several_threads
+def test_it_serves_one_program_and_one_caller_at_a_time(awake, clock):
+    assistant, served = awake
+    assert not assistant.joins(Idle())
+    assert assistant.joins(served)
+    assert not assistant.joins(served)  # another thread asks meanwhile
+    assistant.leaves()
+    assert not assistant.joins(served)  # it rests
+    clock[0] += module.SHORTEST + module.SOON
+    assert [assistant.joins(served) for _ in range(2)] == [False, True]
+    assistant.leaves()
+
+
+@several_threads
+def test_it_rests_where_an_image_took_much_longer_and_longer_each_time(awake, clock):
+    assistant, served = awake
+
+    def image(seconds):
+        assert assistant.joins(served)
+        clock[0] += seconds
+        assistant.leaves()
+
+    image(1e-4)
+    image(3e-4)
+    for rest in (module.SHORTEST, 2 * module.SHORTEST, 4 * module.SHORTEST):
+        image(5e-4)
+        clock[0] += 0.98 * rest
+        assert [assistant.joins(served) for _ in range(2)] == [False, False]
+        clock[0] += 0.02 * rest
+        assistant.joins(served) and assistant.leaves()
+
+
+@several_threads
+def test_with_one_thread_nobody_helps(awake):
+    assistant, served = awake
+    with using_threads(1):
+        assert not assistant.joins(served)
+    assert assistant.joins(served)
+    assistant.leaves()
+
+
+def ask_and_leave():
+    """Ask until help came, and end at once."""
+    ask, x = small().frozen(), images(1)
+    expected, end = ask.outputs(x), time.monotonic() + 60
+    while not (module.assistant._program is not None or time.monotonic() > end):
+        assert ask.outputs(x).tobytes() == expected.tobytes()
+    return module.assistant._program is not None
+
+
+def ask_after_a_fork():
+    """In a child, which has no such thread, an answer has the same bits."""
+    ask, x = small().frozen(), images(1)
+    expected = ask.outputs(x)
+    ask_and_leave()
+    child = os.fork()
+    if child == 0:
+        same = all(ask.outputs(x).tobytes() == expected.tobytes() for _ in range(200))
+        os._exit(0 if same else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@several_threads
+def test_it_comes_when_asked_and_ends_with_the_process():
+    assert run(ask_and_leave) == "True"
+
+
+@several_threads
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_gets_an_assistant_of_its_own():
+    assert run(ask_after_a_fork) == "True"
