@@ -15,6 +15,7 @@ import atexit
 import os
 import threading
 import time
+from typing import Any
 
 from numba import config, types
 from numba.extending import intrinsic
@@ -22,45 +23,43 @@ from numba.extending import intrinsic
 from minicnn.engine import threads
 
 PIECES = 2
-CLAIMED, DONE = (
-    16,
-    32,
-)  # where the numbers of pieces claimed and done stand in the shared state, far from all other memory
-STATE, NOTHING = 48, 2**62  # its size, and how many pieces are claimed where there is no image
+# The claims, an array of CLAIMS numbers: how many pieces are claimed, NOTHING where there is no image, and how many are
+# done, each in a cache line that nothing else lies in.
+CLAIMS, CLAIMED, DONE, NOTHING = 48, 16, 32, 2**62
 SOON = 1e-3  # seconds from one image to the next
 SHORTEST, LONGEST = 0.02, 2.0  # seconds of rest
 PATIENCE = 2_000_000  # looks, of about a cycle each
 
 
 @intrinsic
-def add(typing, state, index, n):
-    """state[index] += n, as one step that no other thread comes between; the number before."""
+def add(typing, claims, index, n):
+    """claims[index] += n, as one step that no other thread comes between; the number before."""
 
     def codegen(context, builder, signature, args):
         return builder.atomic_rmw("add", _address(context, builder, signature, args), args[2], "seq_cst")
 
-    return types.int64(state, types.intp, types.int64), codegen
+    return types.int64(claims, types.intp, types.int64), codegen
 
 
 @intrinsic
-def look(typing, state, index):
-    """state[index] as another thread may have left it."""
+def look(typing, claims, index):
+    """claims[index] as another thread may have left it."""
 
     def codegen(context, builder, signature, args):
         return builder.load_atomic(_address(context, builder, signature, args), "seq_cst", 8)
 
-    return types.int64(state, types.intp), codegen
+    return types.int64(claims, types.intp), codegen
 
 
 @intrinsic
-def put(typing, state, index, n):
-    """state[index] = n, seen by other threads after all that was written before."""
+def put(typing, claims, index, n):
+    """claims[index] = n, seen by other threads after all that was written before."""
 
     def codegen(context, builder, signature, args):
         builder.store_atomic(args[2], _address(context, builder, signature, args), "seq_cst", 8)
         return context.get_dummy_value()
 
-    return types.void(state, types.intp, types.int64), codegen
+    return types.void(claims, types.intp, types.int64), codegen
 
 
 def _address(context, builder, signature, args):
@@ -68,17 +67,17 @@ def _address(context, builder, signature, args):
     return builder.gep(array.data, [args[1]])
 
 
-def _add(state, index, n):
-    state[index] += n
-    return state[index] - n
+def _add(claims, index, n):
+    claims[index] += n
+    return claims[index] - n
 
 
-def _put(state, index, n):
-    state[index] = n
+def _put(claims, index, n):
+    claims[index] = n
 
 
 if config.DISABLE_JIT:
-    add, look, put = _add, lambda state, index: state[index], _put
+    add, look, put = _add, lambda claims, index: claims[index], _put
 
 
 class Assistant:
@@ -86,7 +85,8 @@ class Assistant:
 
     def __init__(self):
         self._busy, self._wanted, self._thread = threading.Lock(), threading.Event(), None
-        self._program = self._next = None
+        self._program: Any = None
+        self._next: Any = None
         self._asked = self._rests_until = 0.0
         self._quickest, self._rest = float("inf"), SHORTEST
         self._ends = config.DISABLE_JIT
@@ -131,11 +131,12 @@ class Assistant:
 
     def _work(self) -> None:
         while self._wanted.wait() and not self._ends:
-            self._program = self._next
+            self._program, self._next = self._next, None
             self._wanted.clear()
-            self._quickest = float("inf")
-            self._program.help(PATIENCE)
-            self._program = self._next = None
+            if self._program is not None:
+                self._quickest = float("inf")
+                self._program.help(PATIENCE)
+                self._program = None
 
     def end(self) -> None:
         """Before the memory goes that it looks at."""

@@ -521,40 +521,40 @@ def run(part, schedule, ops, tables, weights, images, floats, memory, owns, task
 
 
 @helper
-def _walk(ops, tables, weights, m, own, state):
+def _walk(ops, tables, weights, m, own, claims):
     """Claim pieces of operations in their order and do them, until none is left."""
     while True:
-        claimed = add(state, CLAIMED, 1)
+        claimed = add(claims, CLAIMED, 1)
         number, which = claimed // PIECES + 1, claimed % PIECES
         if number >= ops.shape[0] - 1:
             return
-        while look(state, DONE) < (number - 1) * PIECES:
+        while look(claims, DONE) < (number - 1) * PIECES:
             pass
         _do(ops[number], 0, 1, (which, PIECES), tables, weights, m, own)
-        add(state, DONE, 1)
+        add(claims, DONE, 1)
 
 
 @kernel
-def run_together(ops, tables, weights, images, floats, m, own, state, probabilities, y):
+def run_together(ops, tables, weights, images, floats, m, own, claims, probabilities, y):
     """The program on one image, which the assistant may help with; what is to be told."""
     last = ops.shape[0] - 1
-    state[0] = 0
-    _load_some(ops[0], images, floats, 0, 0, 1, m, weights, state)
-    put(state, DONE, 0)
-    put(state, CLAIMED, 0)
-    _walk(ops, tables, weights, m, own, state)
-    while look(state, DONE) < (last - 1) * PIECES:
+    claims[0] = 0
+    _load_some(ops[0], images, floats, 0, 0, 1, m, weights, claims)
+    put(claims, DONE, 0)
+    put(claims, CLAIMED, 0)
+    _walk(ops, tables, weights, m, own, claims)
+    while look(claims, DONE) < (last - 1) * PIECES:
         pass
-    _save_some(ops[last], m, 0, 0, 1, probabilities, y, state)
-    return state[0]
+    _save_some(ops[last], m, 0, 0, 1, probabilities, y, claims)
+    return claims[0]
 
 
 @kernel
-def assist(ops, tables, weights, m, own, state, patience):
+def assist(ops, tables, weights, m, own, claims, patience):
     """Help with one image after another, until none has come for so many looks."""
     looks = 0
     while looks < patience:
         looks += 1
-        if look(state, CLAIMED) < (ops.shape[0] - 2) * PIECES:
-            _walk(ops, tables, weights, m, own, state)
+        if look(claims, CLAIMED) < (ops.shape[0] - 2) * PIECES:
+            _walk(ops, tables, weights, m, own, claims)
             looks = 0

@@ -205,7 +205,7 @@ class Program(Layer):
             return self._add(does.numbers, layer, x, x.shape if kind is layers.Flatten else shape, how=NUMBERS[kind])
         if kind in POOLS:
             return self._add(does.window, layer, x, shape, how=POOLS[kind])
-        if kind is layers.DepthwiseConv2D:
+        if isinstance(layer, layers.DepthwiseConv2D):
             x.needs(*itertools.chain(*layer.window.padding))
         return self._add(does.depthwise, layer, x, shape)
 
@@ -288,8 +288,8 @@ class Program(Layer):
         self.packed = empty(numbers.shape, self.dtype)
         self.packed[...] = numbers
         self.values, self.owns = empty((self.memory,), self.dtype), empty((2, self.own), self.dtype)
-        self.state = empty((assistant.STATE,), np.int64)
-        self.state[:] = assistant.NOTHING
+        self.claims = empty((assistant.CLAIMS,), np.int64)
+        self.claims[:] = assistant.NOTHING
         self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table
         for row, operation in zip(table, self.operations, strict=True):
             if operation.kind is not None:
@@ -323,8 +323,7 @@ class Program(Layer):
         if kind is does.depthwise:
             return self._depthwise(row, operation, layer)
         if kind is does.window:
-            everywhere = type(layer) in (layers.GlobalMaxPool2D, layers.GlobalAveragePool2D)
-            window = Window(x.shape[:2]) if everywhere else layer.window
+            window = getattr(layer, "window", Window((x.shape[0], x.shape[1])))  # a global pool's is the image
             (above, _), (before, _) = window.padding
             row[does.KH : does.KH + 8] = *window.size, *window.stride, *window.dilation, above, before
         return []
@@ -408,7 +407,7 @@ class Program(Layer):
         given = self.table, self.tables, self.packed, images, floats
         if n == 1 and assistant.assistant.joins(self):
             try:
-                told = does.run_together(*given, self.values, self.owns[0], self.state, probabilities, y)
+                told = does.run_together(*given, self.values, self.owns[0], self.claims, probabilities, y)
             finally:
                 assistant.assistant.leaves()
         else:
@@ -426,7 +425,7 @@ class Program(Layer):
 
     def help(self, patience: int) -> None:
         """What an assistant does: see assistant.py."""
-        does.assist(self.table, self.tables, self.packed, self.values, self.owns[1], self.state, patience)
+        does.assist(self.table, self.tables, self.packed, self.values, self.owns[1], self.claims, patience)
 
 
 NO_BYTES = np.empty(0, np.uint8)
