@@ -168,6 +168,10 @@ def test_it_rests_where_an_image_took_much_longer_and_longer_each_time(awake, cl
         assert [assistant.joins(served) for _ in range(2)] == [False, False]
         clock[0] += 0.02 * rest
         assistant.joins(served) and assistant.leaves()
+    clock[0] += 50 * module.SHORTEST
+    assistant.joins(served)
+    image(5e-4)
+    assert assistant._rests_until == pytest.approx(clock[0] + module.SHORTEST)
 
 
 @several_threads

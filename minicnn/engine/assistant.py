@@ -6,7 +6,7 @@ sleeps, or waits for a core that another process has, the caller does every piec
 
 To wake a thread takes as long as an image, so the assistant stays awake, looking for the next one, for half a millisecond.
 Where several threads ask at once, or an image took much longer than another, for its core is wanted, it rests: a moment at
-first, longer each time.
+first, twice as long where that soon happens again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PIECES = 2
 # done, each in a cache line that nothing else lies in.
 CLAIMS, CLAIMED, DONE, NOTHING = 48, 16, 32, 2**62
 SOON = 1e-3  # seconds from one image to the next
-SHORTEST, LONGEST = 0.02, 2.0  # seconds of rest
+LATE = 3e-4  # seconds that an image may take longer than another half as long again
+SHORTEST, LONGEST = 0.005, 2.0  # seconds of rest
 PATIENCE = 2_000_000  # looks, of about a cycle each
 
 
@@ -112,15 +113,14 @@ class Assistant:
         now = time.perf_counter()
         took = now - self._asked
         self._quickest = min(self._quickest, took)
-        if took > 4 * self._quickest:
+        if took > 1.5 * self._quickest + LATE:
             self._rests(now)
-        else:
-            self._rest = max(0.999 * self._rest, SHORTEST)
         self._busy.release()
 
     def _rests(self, now: float) -> None:
+        soon_again = now - self._rests_until < 10 * self._rest
+        self._rest = min(2 * self._rest, LONGEST) if soon_again else SHORTEST
         self._rests_until = now + self._rest
-        self._rest = min(2 * self._rest, LONGEST)
 
     def _wake(self, program) -> None:
         if self._thread is None:
