@@ -700,9 +700,9 @@ def test_a_processor_with_avx2_only_learns_the_same(tmp_path):
 
 
 def bits_of_training():
-    """How many threads there are, and how many different things one, two and four of them learn."""
+    """How many threads there are, and how many different things one, two and more of them learn."""
     found = []
-    for count, small_work in ((1, 0), (2, 0), (4, 0), (4, threads.SMALL)):
+    for count, small_work in ((1, 0), (2, 0), (4, 0), (16, 0), (16, threads.SMALL)):
         threads.SMALL = small_work
         with using_threads(count):
             augment = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, erase=4)
@@ -711,8 +711,8 @@ def bits_of_training():
 
 
 @pytest.mark.slow
-def test_one_two_and_four_threads_learn_the_same_bits():
-    assert run(bits_of_training, NUMBA_NUM_THREADS=4) == "(4, 1)"
+def test_one_two_four_and_sixteen_threads_learn_the_same_bits():
+    assert run(bits_of_training, NUMBA_NUM_THREADS=16) == "(16, 1)"
 
 
 class Pool:

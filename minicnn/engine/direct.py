@@ -34,7 +34,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, get_threads, parallel
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
@@ -265,7 +265,7 @@ def convolve(x, w, b, window, groups, behind):
     _pack(w.reshape(-1, f), panels)
     bias = scratch("bias", (groups, count, 1, block.shape[1]), dtype)
     _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
-    tasks = min(len(x), 16)
+    tasks = min(len(x), max(16, 2 * get_threads()))
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
     spills, owns = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), (tasks, size if behind.pool else 0)
     _forward(

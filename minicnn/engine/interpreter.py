@@ -476,6 +476,7 @@ def _save(op, m, x, image, probabilities, y):
 
 @helper
 def _load_some(op, images, floats, first, begin, count, m, weights, told):
+    """Some of the task's images, whose first one is number `first` of all, and the frames around them."""
     for image in range(begin, begin + count):
         _clear_frame(op, (0, 1), m, _at(op, Y, image))
         if not _load(op, images, floats, first + image, m, _at(op, Y, image), weights):
@@ -484,6 +485,7 @@ def _load_some(op, images, floats, first, begin, count, m, weights, told):
 
 @helper
 def _save_some(op, m, first, begin, count, probabilities, y, told):
+    """The results for some of the task's images."""
     for image in range(begin, begin + count):
         if not _save(op, m, _at(op, X, image), first + image, probabilities, y):
             told[0] |= BAD_OUTPUT
@@ -491,6 +493,7 @@ def _save_some(op, m, first, begin, count, probabilities, y, told):
 
 @helper
 def _do(op, begin, count, piece, tables, weights, m, own):
+    """A piece of an operation and of the frame around its result."""
     if op[FRAME]:
         for image in range(begin, begin + count):
             _clear_frame(op, piece, m, _at(op, Y, image))

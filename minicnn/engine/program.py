@@ -287,7 +287,8 @@ class Program(Layer):
         numbers = np.concatenate([*packed, np.zeros(16, self.dtype)])
         self.packed = empty(numbers.shape, self.dtype)
         self.packed[...] = numbers
-        self.values, self.owns = empty((self.memory,), self.dtype), empty((2, self.own), self.dtype)
+        # a vector may reach a little past the end
+        self.values, self.owns = empty((self.memory + 16,), self.dtype), empty((2, self.own + 16), self.dtype)
         self.claims = empty((assistant.CLAIMS,), np.int64)
         self.claims[:] = assistant.NOTHING
         self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table

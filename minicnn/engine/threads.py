@@ -28,7 +28,7 @@ from minicnn.engine.compiling import helper, kernel, reap_ahead
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-PARTS = 32
+PARTS = 64
 SMALL = 2**22  # multiply-adds: about a tenth of a millisecond
 MOVED = 16  # multiply-adds that take as long as one number that is read and written
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)

@@ -54,7 +54,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, rows_by_panel
-from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, parallel
+from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, parallel
 
 SIZE = 4  # of a tile: rows and columns of outputs
 PAIRS = {
@@ -429,15 +429,15 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs
 
 
 @helper
-def add_outer_products(block, tiles, v, c, dm, f, count, du, fresh, x_region, dy_region, y_region):
-    """du (n * n, c, f) += v^T dm, for each of the n * n; = where it is `fresh`."""
+def add_outer_products(block, tiles, v, c, channels, dm, f, count, du, fresh, x_region, dy_region, y_region):
+    """du (n * n, c, f) += v^T dm, for each of the n * n and a range of the c; = where it is `fresh`."""
     like, parts = zeros(v, block), len(tiles.points) ** 2
     for point in range(parts):
         fetch(x_region, point, parts)
         fetch(dy_region, point, parts)
         fetch(y_region, point, parts)
         for p in range(0, f, len(like[0])):
-            for k in range(0, c, len(like)):
+            for k in range(channels.start, channels.stop, len(like)):
                 targets, at = strided(f, k, c, like), point * c * f + p
                 sums = like
                 if not fresh:
@@ -467,48 +467,51 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, tasks, vs, ms, windows):
+def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, ms, windows):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
-    total = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns
-    for task in chunk(part, tasks):
-        thread = get_thread_id()
-        v, m, window = vs[thread], ms[thread], windows[thread]
-        like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
-        end = (task + 1) * total // tasks
-        for first in range(task * total // tasks, end, tiles.group):
-            count = min(tiles.group, end - first)
-            gather_pixels(like, x, shape, tiles, first, count, depth, v, window)
-            for p in range(0, f, len(like)):
-                soon = region(behind.y, y_shape, tiles, first, 0 if behind.pool else count, p, len(like))
-                later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
-                times_panel(block, tiles, v, depth, u, p * parts * depth, count, m, soon, later)
-                scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window)
+    total, thread = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns, get_thread_id()
+    v, m, window = vs[thread], ms[thread], windows[thread]
+    like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
+    for group in chunk(part, (total + tiles.group - 1) // tiles.group):
+        first = group * tiles.group
+        count = min(tiles.group, total - first)
+        gather_pixels(like, x, shape, tiles, first, count, depth, v, window)
+        for p in range(0, f, len(like)):
+            soon = region(behind.y, y_shape, tiles, first, 0 if behind.pool else count, p, len(like))
+            later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
+            times_panel(block, tiles, v, depth, u, p * parts * depth, count, m, soon, later)
+            scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window)
 
 
 @parallel
 def _backward(
     part, block, behind, y_shape, x, shape, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows, depth, pairs
 ):
+    """A unit of work is a task, some of the images, and one of `splits` ranges of the channels of dx and dw."""
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
-    for task in chunk(part, tasks):
-        thread = get_thread_id()
+    splits = db.shape[0] // tasks
+    for unit in chunk(part, tasks * splits):
+        task, split, thread = unit // splits, unit % splits, get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
         like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
-        db[task, :] = 0
+        vectors = c // len(like)
+        channels = range(split * vectors // splits * len(like), (split + 1) * vectors // splits * len(like))
+        db[unit, :] = 0
         start = task * n // tasks * tiles.rows * tiles.columns
         end = (task + 1) * n // tasks * tiles.rows * tiles.columns
         for first in range(start, end, tiles.group):
             count = min(tiles.group, end - first)
             gather_pixels(like, x, shape, tiles, first, count, c, v, window)
-            gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[task], window)
+            gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window)
             after, rest = first + count, 0 if behind.pool else tiles.group
             x_later = region(x, shape, tiles, after, tiles.group, 0, c)
             dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
             y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
-            add_outer_products(block, tiles, v, c, dm, f, count, du, first == start, x_later, dy_later, y_later)
+            fresh = first == start
+            add_outer_products(block, tiles, v, c, channels, dm, f, count, du, fresh, x_later, dy_later, y_later)
             if needs_dx:
-                for p in range(0, c, len(like)):
+                for p in range(channels.start, channels.stop, len(like)):
                     soon = region(dx, shape, tiles, first, count, p, len(like))
                     times_panel(block, tiles, pairs[thread], depth, u, p * parts * depth, count, dv, soon, soon)
                     scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
@@ -553,12 +556,14 @@ def convolve(x, w, b, padding, y_shape, behind, bfloat16):
     """y of a convolution that `fits`; y_shape is that before a pool."""
     (r, _, c, f), dtype = w.shape, x.dtype
     block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
+    while len(x) * tiles.rows * tiles.columns < 2 * get_threads() * tiles.group and tiles.group > 8:
+        tiles = tiles._replace(group=tiles.group // 2)  # every thread has two groups or more, if they are not too small
     depth, kind, lanes = c // 2 if bfloat16 else c, PAIR if bfloat16 else dtype, block.shape[1]
-    bias, tasks, work = np.zeros(f, dtype) if b is None else b, min(len(x), 16), len(x) * math.prod(y_shape) * r * r * c
+    bias, work = np.zeros(f, dtype) if b is None else b, len(x) * math.prod(y_shape) * r * r * c
     u = packed(w, bfloat16).reshape(-1)
     _forward(
-        work if tasks > 1 else 0,
-        *(block, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape, tasks),
+        work if len(x) > 1 else 0,
+        *(block, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape),
         *_scratch(tiles, {"x": (depth, kind), "y": (lanes, dtype)}, lanes, dtype),
     )
 
@@ -576,7 +581,8 @@ def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bflo
         transposed = scratch("transposed", (r, r, f, c), dtype)
         transposed[...] = w.swapaxes(2, 3)
         u = packed(transposed, bfloat16)
-    partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks, f), dtype)
+    splits = max(1, min(get_threads() // tasks, c // lanes))  # each adds dy's pixels up, and one of these sums counts
+    partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype)
     *ours, windows = _scratch(tiles, {"x": (c, dtype), "dy": (f, dtype), "y": (lanes, dtype)}, lanes, dtype)
     depth, pairs = f, ours[1]
     if bfloat16:
@@ -590,4 +596,4 @@ def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bflo
     halves = scratch("halves", (PARTS, (points * r + points) * lanes), dtype)
     _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, halves)
     if db is not None:
-        db[...] = sums.sum(axis=0)
+        db[...] = sums[::splits].sum(axis=0)
