@@ -11,6 +11,7 @@ import itertools
 import math
 
 import numpy as np
+from numba import config
 
 from minicnn import inputs, layers
 from minicnn.engine import assistant, winograd
@@ -423,6 +424,16 @@ class Program(Layer):
         work = n * (self.macs + 1) if n > 1 else 0
         does.run(work, self.schedule, *given, memory, owns, tasks, probabilities, y, told)
         return int(told[0])
+
+    def get_ready(self) -> None:
+        """Compile what single images need, so that none of them waits for it."""
+        if config.DISABLE_JIT:
+            return
+        image, y = np.zeros((1, *self.input_shape), np.uint8), np.empty(math.prod(self.output_shape), self.dtype)
+        self.forward(image)
+        given = self.table, self.tables, self.packed, image.reshape(-1), NO_FLOATS[self.dtype]
+        does.run_together(*given, self.values, self.owns[0], self.claims, True, y)
+        self.help(patience=0)
 
     def help(self, patience: int) -> None:
         """What an assistant does: see assistant.py."""
