@@ -9,7 +9,7 @@ x @ (scale * w) + (scale * b + shift). Dropout drops nothing. What is left runs 
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
@@ -80,8 +80,8 @@ class Frozen:
         self.scale, self.dtype = copy.copy(network.scale), network.dtype
         layers = folded(network.layers) if self.copied or self.backend == "numba" else network.layers
         self.steps = engine.in_use(layers, self.scale, network.dtype, network.input_shape, network.precision)
-        self.whole: Any = self.steps[0] if len(self.steps) == 1 and hasattr(self.steps[0], "ask") else None
-        if self.copied and self.whole is not None:
+        self.whole = self.steps[0] if len(self.steps) == 1 and hasattr(self.steps[0], "ask") else None
+        if self.copied and hasattr(self.whole, "get_ready"):
             self.whole.get_ready()
 
     def outputs(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
