@@ -81,7 +81,7 @@ class Frozen:
         layers = folded(network.layers) if self.copied or self.backend == "numba" else network.layers
         self.steps = engine.in_use(layers, self.scale, network.dtype, network.input_shape, network.precision)
         self.whole = self.steps[0] if len(self.steps) == 1 and hasattr(self.steps[0], "ask") else None
-        if self.copied and hasattr(self.whole, "get_ready"):
+        if self.copied and self.whole is not None and hasattr(self.whole, "get_ready"):
             self.whole.get_ready()
 
     def outputs(self, x: np.ndarray, batch_size: int = 256, tta: str | None = None) -> np.ndarray:
