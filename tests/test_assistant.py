@@ -41,6 +41,9 @@ class Willing:
 
 def with_help(ask, x, awake):
     """The answers to single images, and how many programs were helped with."""
+    for step in ask.steps:
+        if isinstance(step, program.Program):
+            step.ready = True
     was, module.assistant = module.assistant, Willing(awake)
     try:
         return np.concatenate([ask.outputs(x[i : i + 1]) for i in range(len(x))]), module.assistant.images
@@ -181,6 +184,15 @@ def test_with_one_thread_nobody_helps(awake):
         assert not assistant.joins(served)
     assert assistant.joins(served)
     assistant.leaves()
+
+
+@several_threads
+def test_nobody_helps_with_what_is_not_compiled(monkeypatch):
+    willing = Willing(False)
+    monkeypatch.setattr(module, "assistant", willing)
+    model, x = small(), images(1)
+    assert_same_bits([model.outputs(x)], [model.frozen().outputs(x)])
+    assert willing.images == 1
 
 
 def ask_and_leave():

@@ -145,7 +145,7 @@ class Program(Layer):
         input_shape: tuple[int, ...],
         bfloat16: bool,
     ):
-        self.bfloat16 = bfloat16
+        self.bfloat16, self.ready = bfloat16, False
         self.name, self.dtype, self.macs = "program", np.dtype(dtype), sum(layer.macs for layer in network)
         self.input_shape = input_shape
         self.output_shape = network[-1].output_shape if network else input_shape
@@ -407,7 +407,7 @@ class Program(Layer):
             images, floats = NO_BYTES, images.astype(self.dtype, copy=False)
         y = np.empty(n * math.prod(self.output_shape), self.dtype)
         given = self.table, self.tables, self.packed, images, floats
-        if n == 1 and assistant.assistant.joins(self):
+        if n == 1 and self.ready and assistant.assistant.joins(self):
             try:
                 told = does.run_together(*given, self.values, self.owns[0], self.claims, probabilities, y)
             finally:
@@ -426,7 +426,10 @@ class Program(Layer):
         return int(told[0])
 
     def get_ready(self) -> None:
-        """Compile what single images need, so that none of them waits for it."""
+        """Compile what single images need, so that none of them waits for it; before, nobody helps with one.
+
+        The assistant itself never compiles: a fork meanwhile would leave the child with a lock that nobody gives back.
+        """
         if config.DISABLE_JIT:
             return
         image, y = np.zeros((1, *self.input_shape), np.uint8), np.empty(math.prod(self.output_shape), self.dtype)
@@ -434,6 +437,7 @@ class Program(Layer):
         given = self.table, self.tables, self.packed, image.reshape(-1), NO_FLOATS[self.dtype]
         does.run_together(*given, self.values, self.owns[0], self.claims, True, y)
         self.help(patience=0)
+        self.ready = True
 
     def help(self, patience: int) -> None:
         """What an assistant does: see assistant.py."""
