@@ -68,10 +68,13 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     m, c = x.shape
     means, squares = scratch("means", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
     _moments(MOVED * x.size, one_row(c, x.dtype), x, means, squares)
-    rows, means = np.diff(np.arange(PARTS + 1) * m // PARTS), means.astype(np.float64)
-    mean = np.einsum("p,pc->c", rows, means) / m
+    bounds = np.arange(PARTS + 1) * m // PARTS
+    rows, means = np.diff(bounds)[:, None], means.astype(np.float64)
+    mean = (rows * means).sum(axis=0) / m
     means -= mean
-    return mean, (squares.sum(axis=0, dtype=np.float64) + np.einsum("p,pc,pc->c", rows, means, means)) / m
+    means *= means
+    means *= rows
+    return mean, (squares.sum(axis=0, dtype=np.float64) + means.sum(axis=0)) / m
 
 
 NONE, RELU, SILU = range(3)
