@@ -23,8 +23,8 @@ from numba.extending import intrinsic
 from minicnn.engine import threads
 
 PIECES = 2
-# The claims, an array of CLAIMS numbers: how many pieces are claimed, NOTHING where there is no image, and how many are
-# done, each in a cache line that nothing else lies in.
+# The claims, an array of CLAIMS numbers: first what is to be told of the image; then how many pieces are claimed, NOTHING
+# where there is no image, and how many are done, each in a cache line that nothing else lies in.
 CLAIMS, CLAIMED, DONE, NOTHING = 48, 16, 32, 2**62
 SOON = 1e-3  # seconds from one image to the next
 LATE = 3e-4  # seconds that an image may take longer than another half as long again

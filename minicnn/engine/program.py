@@ -426,10 +426,7 @@ class Program(Layer):
         return int(told[0])
 
     def get_ready(self) -> None:
-        """Compile what single images need, so that none of them waits for it; before, nobody helps with one.
-
-        The assistant itself never compiles: a fork meanwhile would leave the child with a lock that nobody gives back.
-        """
+        """Compile what single images need, so that none of them waits for it; before, nobody helps with one."""
         if config.DISABLE_JIT:
             return
         image, y = np.zeros((1, *self.input_shape), np.uint8), np.empty(math.prod(self.output_shape), self.dtype)
