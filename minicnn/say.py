@@ -5,7 +5,9 @@ They tell, and nothing depends on them: a stream that is closed, or full, or tha
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import warnings
 from contextlib import suppress
 
@@ -48,11 +50,22 @@ class _Forgiving:
             self.stream.flush()
 
 
+class _Bar(tqdm):
+    """tqdm's bar with a lock of this process alone. Forks share the lock of tqdm, and where one of them is killed while it
+    draws, all others would wait for it for ever."""
+
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _Bar.set_lock(threading.RLock()))
+
+
 def bar(*steps, hidden: bool, **options) -> tqdm:
     """A progress bar on standard error, as tqdm's; hidden too where that is no terminal, or closed. In a notebook it is a
     widget, and hidden where ipywidgets is not installed."""
     closed = sys.stderr is None or getattr(sys.stderr, "closed", False)
-    kind = tqdm
+    kind: type[tqdm] = _Bar
     if not (hidden or closed) and type(sys.stderr).__module__.startswith("ipykernel"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ipywidgets is not installed

@@ -149,11 +149,11 @@ def test_in_a_notebook_the_bar_is_tqdms_own_where_ipywidgets_is_installed(module
     with say.bar(total=3, hidden=False) as bar:
         assert type(bar) is auto.tqdm and bar.disable is not shown
     with say.bar(total=3, hidden=True) as bar:
-        assert type(bar) is tqdm and bar.disable
+        assert type(bar) is say._Bar and bar.disable
 
 
-def test_elsewhere_nothing_more_than_tqdm_is_loaded(monkeypatch):
+def test_elsewhere_no_more_of_tqdm_is_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)  # importing it would be an error
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with say.bar(total=3, hidden=False) as bar:
-        assert type(bar) is tqdm and bar.disable
+        assert type(bar) is say._Bar and bar.disable

@@ -8,6 +8,8 @@ command itself, as a user starts it.
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import TRAIN, newest, sound
+from children import TRAIN, measured, newest, sound
 
+from minicnn import say
 from minicnn.data import load_fashion_mnist, save_csv
 
 RUN = ["--epochs", 2, "--batch-size", 16]
@@ -125,3 +128,28 @@ def test_the_command_itself_survives_kills(tmp_path):
     run("killed")
     assert (tmp_path / "killed" / "model.npz").read_bytes() == (tmp_path / "whole" / "model.npz").read_bytes()
     assert left_behind(tmp_path / "killed") == []
+
+
+class Deadly(io.StringIO):
+    """A terminal that kills the process which draws on it."""
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def draw(stream):
+    sys.stderr = stream
+    for _ in say.bar(range(3), hidden=False):
+        pass
+    return stream.getvalue()
+
+
+def test_a_fork_killed_while_it_draws_a_bar_stops_no_other(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    draw(io.StringIO())  # what forks could share is there from now on
+    with pytest.raises(AssertionError, match="ended with -9"):
+        measured(draw, Deadly())
+    assert measured(draw, io.StringIO()).error is None
