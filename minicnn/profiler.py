@@ -139,5 +139,5 @@ def _row(step: Layer, forward: float, backward: float, n: int, learns: bool) -> 
 
 def _buffers(step: Layer) -> list[np.ndarray]:
     """A step's own memory, with that of the steps inside it; a layer that runs as it stands has none."""
-    inner = [*getattr(step, "branch", ()), *getattr(step, "shortcut", ())]
+    inner = step.inside() if hasattr(step, "inside") else []
     return [*getattr(step, "buffers", {}).values(), *(array for one in inner for array in _buffers(one))]

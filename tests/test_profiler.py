@@ -49,14 +49,20 @@ def test_a_profile_has_every_step_and_its_multiply_adds(batch, backend):
 
 def test_memory_is_what_the_step_holds(batch):
     convolution = network().profile(*batch, steps=1).layers[0]
-    assert convolution.memory == 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4))  # output, weights, gradients
+    of_convolution = 4 * (6 * 8 * 8 * 4 + 2 * (9 * 4 + 4))  # output, weights, gradients
+    of_norm = 6 * 4 * 4 * 4 * (4 + 1) + 4 * (
+        2 * 8 + 8
+    )  # the pooled output, which pixel won; weights, gradients, statistics
+    assert convolution.memory == of_convolution + of_norm
 
 
 def test_a_blocks_memory_is_that_of_the_steps_inside_it_too(batch):
     model = network()
     report = model.profile(*batch, steps=1)
     [block] = [step for step in model.steps if step.title.startswith("residual_1")]
-    inner = sum(array.nbytes for step in block.branch for array in step.buffers.values())
+    inner = sum(
+        array.nbytes for step in block.branch for one in (step, *step.inside()) for array in one.buffers.values()
+    )
     own = sum(array.nbytes for array in block.buffers.values())
     weights = sum(a.nbytes for w in block.branch[0].layers()[0].weights() for a in (w.value, w.grad))
     [row] = [row for row in report.layers if row.name == block.title]
@@ -89,7 +95,7 @@ def test_the_chart_is_a_picture(batch, tmp_path):
     path = tmp_path / "profile.png"
     figure = network().profile(*batch, steps=1).chart(path)
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert "conv2d_1" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "dense_1" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 def test_a_profile_refuses_what_training_refuses(batch):

@@ -65,6 +65,7 @@ def cases() -> list:
         (Residual(Conv2D(6, 3, stride=2), projection=Conv2D(6, 1, stride=2)), image),
         # the engine applies ReLU in passing, as a part of the step before it
         ([Conv2D(4, 3, use_bias=False), BatchNorm(), ReLU()], image),
+        ([BatchNorm(), ReLU()], image),
         ([Conv2D(4, 3), ReLU(), MaxPool2D(), DepthwiseConv2D(3), ReLU()], image),
         ([Residual(Conv2D(4, 3), BatchNorm(), ReLU(), Dropout(0.3), Conv2D(4, 3)), ReLU(), GlobalMaxPool2D()], image),
         ([Flatten(), Dense(6), ReLU(), Dropout(0.3), Dense(5), Softmax()], image),

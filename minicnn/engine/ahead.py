@@ -33,8 +33,8 @@ def compile_backward() -> None:
         if isinstance(step, Convolution):
             saved = x, step.behind(y, y, step.winner(y))
         elif isinstance(step, normalization.BatchNorm):
-            mean, line = np.zeros(y.shape[-1]), np.zeros((3, y.shape[-1]), np.float32)
-            saved = x, step.winner(y), mean, mean + 1, tuple(line)
+            mean, line = np.zeros(y.shape[-1]), np.zeros((5, y.shape[-1]), np.float32)
+            saved = x, step.winner(y), mean, mean + 1, line
         elif isinstance(step, pooling.GlobalMaxPool):
             saved = np.zeros(y.shape, np.uint8), x.shape
         step.save_for_backward(*saved)

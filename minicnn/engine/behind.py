@@ -1,7 +1,9 @@
-"""What a step does in passing behind its layer: ReLU, and the usual pool, of 2 x 2 pixels side by side.
+"""What a step does in passing behind its layer: ReLU, and the usual pool, of 2 x 2 pixels side by side; in backward also
+batch norm.
 
 Faster because the layer's own result is never written: what goes on is a quarter as large, and what comes back in backward
-is spread over its windows where it is read.
+is spread over its windows where it is read. Batch norm's dx, which takes one multiplication each of its dy and its x, is
+made where the layer before it reads it, and never written either.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.engine.compiling import helper
-from minicnn.engine.lanes import fill, gate, larger, load, load_prefetching, load_rows, only_where, store, zeros
+from minicnn.engine.lanes import fill, fma, gate, larger, load, load_prefetching, load_rows, only_where, store, zeros
 
 
 class Behind(NamedTuple):
-    """What backward needs to come through ReLU and pool, as flat arrays: dy and y are the step's own, behind both."""
+    """What backward needs to come through pool, ReLU and batch norm, as flat arrays; dy comes back from behind them."""
 
     dy: np.ndarray
-    y: np.ndarray  # where it is not above 0, ReLU is shut
+    y: np.ndarray  # the step's own, behind ReLU and pool: where it is not above 0, ReLU is shut; with norm, its x
     winner: np.ndarray  # which of its window's pixels, counted row by row, each number of y is; empty without a pool
     relu: bool
     pool: bool
+    norm: bool
+    line: np.ndarray  # five numbers for each channel, with which norm's dx is made; empty without
 
 
 @helper
@@ -47,17 +51,40 @@ def pool_window(number, v0, v1, v2, v3, y, winner, at):
 
 
 @helper
+def line_at(like, behind, c, k):
+    """Batch norm's five numbers for a vector of channels, from k on; without it anything."""
+    if behind.norm:
+        return load_rows(like, behind.line, (0, c, 2 * c, 3 * c, 4 * c), k)
+    return like, like, like, like, like
+
+
+@helper
+def through_norm(line, relu, v, x):
+    """dx = scale * dy + by_x * (x - centre) + constant, where ReLU(scale * (x - centre) + shift) came behind."""
+    centre, scale, shift, by_x, constant = line
+    from_centre = x - centre
+    if relu:
+        v = gate(v, fma(scale, from_centre, shift))
+    return fma(scale, v, fma(by_x, from_centre, constant))
+
+
+@helper
 def _gated(like, behind, at):
     v = load_prefetching(like, behind.dy, at)
-    if behind.relu:
+    if behind.relu and not behind.norm:
         v = gate(v, load_prefetching(like, behind.y, at))
     return v
 
 
 @helper
-def dy_at(like, number, behind, row, column, width, c, k):
+def dy_at(like, number, behind, line, row, column, width, c, k):
     """A vector of channels, from k on, of the layer's own dy; `row` counts the rows of pixels of all images."""
+    pixel = (row * width + column) * c + k
     if behind.pool:
         at = (row // 2 * (width // 2) + column // 2) * c + k
-        return only_where(load(number, behind.winner, at), row % 2 * 2 + column % 2, _gated(like, behind, at))
-    return _gated(like, behind, (row * width + column) * c + k)
+        v = only_where(load(number, behind.winner, at), row % 2 * 2 + column % 2, _gated(like, behind, at))
+    else:
+        v = _gated(like, behind, pixel)
+    if behind.norm:
+        v = through_norm(line, behind.relu, v, load_prefetching(like, behind.y, pixel))
+    return v

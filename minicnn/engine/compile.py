@@ -16,7 +16,7 @@ from minicnn.engine.dense import Dense
 from minicnn.engine.depthwise import Depthwise
 from minicnn.engine.dropout import Dropout
 from minicnn.engine.memory import Turns
-from minicnn.engine.normalization import BatchNorm
+from minicnn.engine.normalization import BatchNorm, Normalized
 from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from minicnn.engine.step import Step
 from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
@@ -36,6 +36,9 @@ class Residual(Step):
         super().__init__(layer, activation, pool, turns)
         # Their results lie in memory of their own: dy is still needed when the branch's backward has run.
         self.branch, self.shortcut = _compile(self.layer.branch, None), _compile(self.layer.shortcut, None)
+
+    def inside(self) -> list[Layer]:
+        return self.branch + self.shortcut
 
     def forward(self, x, training=False):
         branch, shortcut = (sequence.forward(part, x, training) for part in (self.branch, self.shortcut))
@@ -90,19 +93,17 @@ def compile(layers: list[Layer], bfloat16: bool = False) -> list[Layer]:
     first = compiled[sequence.first_that_learns(compiled)]
     if isinstance(first, Step):
         first.needs_dx = False
-    ours = [step for step in compiled if isinstance(step, Step)]
+    ours = [getattr(step, "convolution", step) for step in compiled if isinstance(step, Step)]
     for step, a_pass in zip(ours[:1] + ours[-1:], ("y in use", "dx"), strict=False):
         step.opens += (a_pass,)
     return compiled
 
 
 def _all(steps: list[Layer]) -> Iterator[Step]:
-    """The engine's own steps, those inside residual blocks too."""
+    """The engine's own steps, those inside others too."""
     for step in steps:
-        if isinstance(step, Residual):
-            yield from (*_all(step.branch), *_all(step.shortcut))
         if isinstance(step, Step):
-            yield step
+            yield from (step, *_all(step.inside()))
 
 
 def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
@@ -116,7 +117,12 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
             continue
         activation = parts.pop(0) if parts and type(parts[0]) in kind.fuses else None
         pool = parts.pop(0) if kind.fuses_pool and parts and _halves(parts[0]) else None
-        compiled.append(kind(layer, activation, pool, turns))
+        step = kind(layer, activation, pool, turns)
+        before = compiled[-1] if compiled else None
+        if isinstance(step, BatchNorm) and isinstance(before, Convolution | Depthwise) and step.joins(before):
+            compiled[-1] = Normalized(before, step)
+        else:
+            compiled.append(step)
     return compiled
 
 

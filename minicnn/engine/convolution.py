@@ -23,19 +23,27 @@ class Convolution(Step):
     fuses, fuses_pool = (layers.ReLU,), True
 
     def forward(self, x, training=False):
+        return self.convolve(x, training, measured=False)[0]
+
+    def convolve(self, x, training, measured: bool):
+        """forward, and with it the moments of y, if they are to be measured."""
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self._takes_winograd(x):
-            winograd.convolve(x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
+            given = x, w, b, layer.window.padding, layer.output_shape, behind
+            moments = winograd.convolve(*given, self._low(), measured)
         else:
-            direct.convolve(x, w, b, layer.window, layer.groups, behind)
+            moments = direct.convolve(x, w, b, layer.window, layer.groups, behind, measured)
         if training:
             self.save_for_backward(x, behind)
-        return y
+        return y, moments
 
     def backward(self, dy):
-        (x, behind), layer = self.saved, self.layer
-        behind = behind._replace(dy=contiguous(dy).reshape(-1))
+        return self.backward_from(self.saved[1]._replace(dy=contiguous(dy).reshape(-1)))
+
+    def backward_from(self, behind):
+        """backward, with all that is behind the convolution."""
+        x, layer = self.saved[0], self.layer
         w, dw, db = layer.w.value, layer.w.grad, layer.b.grad if layer.use_bias else None
         window, dx = layer.window, self.dx(x.shape, x.dtype)
         if self._takes_winograd(x):

@@ -27,13 +27,14 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import contiguous, scratch
+from minicnn.engine.moments import gather_moments, moments_of
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, parallel
 
 
 @parallel
-def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
+def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y, moments):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
     flat_x, flat_w, flat_y, like = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, row)[0]
@@ -56,6 +57,8 @@ def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
                     if relu:
                         total = maximum0(total)
                     store(flat_y, ((image * oh + i) * ow + j) * c + k, total)
+        if len(moments.rows) > 0:
+            gather_moments(row, flat_y, image * oh * ow * c, oh * ow, c, moments, image)
 
 
 @helper
@@ -118,20 +121,30 @@ class Depthwise(Step):
     fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
+        return self.convolve(x, training, measured=False)[0]
+
+    def convolve(self, x, training, measured: bool):
+        """forward, and with it the moments of y, if they are to be measured."""
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         row = one_row(len(bias), x.dtype)
-        _forward(4 * y.size * w[..., 0].size, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
+        moments = moments_of(len(x) if measured else 0, len(bias), x.dtype)
+        _forward(4 * y.size * w[..., 0].size, row, x, w, bias, stride, (top, left), dilation, self.relu, y, moments)
         if training:
             self.save_for_backward(x, y)
-        return y
+        return y, moments
 
     def backward(self, dy):
+        y = self.saved[1]
+        return self.backward_from(self.behind(dy, y, self.winner(y)))
+
+    def backward_from(self, behind):
+        """backward, with all that is behind the convolution."""
         (x, y), layer = self.saved, self.layer
         w, dtype, c = layer.w.value[..., 0].reshape(-1, x.shape[3]), x.dtype, x.shape[3]
         windows = forward_windows(x.shape[1:], layer.window, c)
-        back = backward_windows(x.shape[1:], dy.shape[1:], layer.window)
+        back = backward_windows(x.shape[1:], y.shape[1:], layer.window)
         tasks, dx = min(len(x), 16), self.dx(x.shape, dtype)
         frames = scratch("x", (tasks, windows.rows * windows.columns * c), dtype)
         dys = scratch("dy", (tasks, back.rows * back.columns * c), dtype)
@@ -141,7 +154,7 @@ class Depthwise(Step):
         dx_block = Block(panel_block(c, dtype, ROWS).shape[0], lanes)
         _backward(
             2 * y.size * len(w),
-            *(block, dx_block, self.behind(dy, y, self.winner(y)), x, w, windows, back, frames, dys),
+            *(block, dx_block, behind, x, w, windows, back, frames, dys),
             *(self.needs_dx, dx, dws, dbs),
         )
         layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])

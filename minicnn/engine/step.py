@@ -35,6 +35,10 @@ class Step(Layer):
     def layers(self) -> list[Layer]:
         return [inner for layer in self.fused for inner in layer.layers()]
 
+    def inside(self) -> list[Layer]:
+        """The steps that this one consists of, where it does."""
+        return []
+
     def buffer(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """An uninitialised array of this step's own; a smaller batch than before gets the front part of it."""
         have = self.buffers.get(name)
@@ -53,7 +57,8 @@ class Step(Layer):
 
     def behind(self, dy: np.ndarray, y: np.ndarray, winner: np.ndarray) -> Behind:
         """What backward reads in place of its layer's own dy."""
-        return Behind(contiguous(dy).reshape(-1), y.reshape(-1), winner, self.relu, self.pool)
+        flat = contiguous(dy).reshape(-1), y.reshape(-1)
+        return Behind(*flat, winner, self.relu, self.pool, norm=False, line=np.empty(0, y.dtype))
 
     def dx(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Memory for dx, or an empty array where nobody needs it."""
