@@ -51,19 +51,11 @@ def pool_window(number, v0, v1, v2, v3, y, winner, at):
 
 
 @helper
-def line_at(like, behind, c, k):
-    """Batch norm's five numbers for a vector of channels, from k on; without it anything."""
-    if behind.norm:
-        return load_rows(like, behind.line, (0, c, 2 * c, 3 * c, 4 * c), k)
-    return like, like, like, like, like
-
-
-@helper
-def through_norm(line, relu, v, x):
+def through_norm(like, behind, v, x, c, k):
     """dx = scale * dy + by_x * (x - centre) + constant, where ReLU(scale * (x - centre) + shift) came behind."""
-    centre, scale, shift, by_x, constant = line
+    centre, scale, shift, by_x, constant = load_rows(like, behind.line, (0, c, 2 * c, 3 * c, 4 * c), k)
     from_centre = x - centre
-    if relu:
+    if behind.relu:
         v = gate(v, fma(scale, from_centre, shift))
     return fma(scale, v, fma(by_x, from_centre, constant))
 
@@ -77,7 +69,7 @@ def _gated(like, behind, at):
 
 
 @helper
-def dy_at(like, number, behind, line, row, column, width, c, k):
+def dy_at(like, number, behind, row, column, width, c, k):
     """A vector of channels, from k on, of the layer's own dy; `row` counts the rows of pixels of all images."""
     pixel = (row * width + column) * c + k
     if behind.pool:
@@ -86,5 +78,5 @@ def dy_at(like, number, behind, line, row, column, width, c, k):
     else:
         v = _gated(like, behind, pixel)
     if behind.norm:
-        v = through_norm(line, behind.relu, v, load_prefetching(like, behind.y, pixel))
+        v = through_norm(like, behind, v, load_prefetching(like, behind.y, pixel), c, k)
     return v

@@ -16,7 +16,7 @@ from minicnn.engine.dense import Dense
 from minicnn.engine.depthwise import Depthwise
 from minicnn.engine.dropout import Dropout
 from minicnn.engine.memory import Turns
-from minicnn.engine.normalization import BatchNorm, Normalized
+from minicnn.engine.normalization import BatchNorm
 from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from minicnn.engine.step import Step
 from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
@@ -118,9 +118,8 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
         activation = parts.pop(0) if parts and type(parts[0]) in kind.fuses else None
         pool = parts.pop(0) if kind.fuses_pool and parts and _halves(parts[0]) else None
         step = kind(layer, activation, pool, turns)
-        before = compiled[-1] if compiled else None
-        if isinstance(step, BatchNorm) and isinstance(before, Convolution | Depthwise) and step.joins(before):
-            compiled[-1] = Normalized(before, step)
+        if isinstance(step, BatchNorm) and compiled and (both := step.joined(compiled[-1])):
+            compiled[-1] = both
         else:
             compiled.append(step)
     return compiled

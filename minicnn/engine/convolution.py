@@ -8,8 +8,6 @@ dw; the sums are added in order, so that the result does not depend on the numbe
 
 from __future__ import annotations
 
-import numpy as np
-
 from minicnn import layers
 from minicnn.engine import direct, winograd
 from minicnn.engine.memory import contiguous
@@ -23,20 +21,15 @@ class Convolution(Step):
     fuses, fuses_pool = (layers.ReLU,), True
 
     def forward(self, x, training=False):
-        return self.convolve(x, training, measured=False)[0]
-
-    def convolve(self, x, training, measured: bool):
-        """forward, and with it the moments of y, if they are to be measured."""
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
-        if self._takes_winograd(x):
-            given = x, w, b, layer.window.padding, layer.output_shape, behind
-            moments = winograd.convolve(*given, self._low(), measured)
+        if self.takes_winograd() and len(x) > 0:
+            winograd.convolve(x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
         else:
-            moments = direct.convolve(x, w, b, layer.window, layer.groups, behind, measured)
+            direct.convolve(x, w, b, layer.window, layer.groups, behind)
         if training:
             self.save_for_backward(x, behind)
-        return y, moments
+        return y
 
     def backward(self, dy):
         return self.backward_from(self.saved[1]._replace(dy=contiguous(dy).reshape(-1)))
@@ -46,7 +39,7 @@ class Convolution(Step):
         x, layer = self.saved[0], self.layer
         w, dw, db = layer.w.value, layer.w.grad, layer.b.grad if layer.use_bias else None
         window, dx = layer.window, self.dx(x.shape, x.dtype)
-        if self._takes_winograd(x):
+        if self.takes_winograd() and len(x) > 0:
             given = behind, layer.output_shape, x, w, dw, db, window.padding
             winograd.convolve_backward(*given, self.needs_dx, dx, self._low())
         else:
@@ -57,5 +50,5 @@ class Convolution(Step):
         """Whether Winograd's products are in bfloat16."""
         return self.bfloat16 and winograd.takes_bfloat16(self.layer.kernel_size[0])
 
-    def _takes_winograd(self, x: np.ndarray) -> bool:
-        return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, x.dtype) and len(x) > 0
+    def takes_winograd(self) -> bool:
+        return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, self.layer.w.value.dtype)

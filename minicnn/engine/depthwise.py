@@ -27,14 +27,13 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import contiguous, scratch
-from minicnn.engine.moments import gather_moments, moments_of
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, parallel
 
 
 @parallel
-def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y, moments):
+def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
     flat_x, flat_w, flat_y, like = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, row)[0]
@@ -57,8 +56,6 @@ def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y, moments):
                     if relu:
                         total = maximum0(total)
                     store(flat_y, ((image * oh + i) * ow + j) * c + k, total)
-        if len(moments.rows) > 0:
-            gather_moments(row, flat_y, image * oh * ow * c, oh * ow, c, moments, image)
 
 
 @helper
@@ -121,19 +118,14 @@ class Depthwise(Step):
     fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
-        return self.convolve(x, training, measured=False)[0]
-
-    def convolve(self, x, training, measured: bool):
-        """forward, and with it the moments of y, if they are to be measured."""
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         row = one_row(len(bias), x.dtype)
-        moments = moments_of(len(x) if measured else 0, len(bias), x.dtype)
-        _forward(4 * y.size * w[..., 0].size, row, x, w, bias, stride, (top, left), dilation, self.relu, y, moments)
+        _forward(4 * y.size * w[..., 0].size, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
         if training:
             self.save_for_backward(x, y)
-        return y, moments
+        return y
 
     def backward(self, dy):
         y = self.saved[1]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicnn.engine.behind import dy_at, line_at, pool_image
+from minicnn.engine.behind import dy_at, pool_image
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     gather,
@@ -33,7 +33,6 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import scratch
-from minicnn.engine.moments import Moments, gather_moments, moments_of
 from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
 from minicnn.engine.threads import MOVED, chunk, get_threads, parallel
 from minicnn.layers.windows import Window
@@ -147,10 +146,10 @@ def pad_gated(like, number, behind, image, shape, padded, padded_width, top, lef
     """Copy an image's dy, come back through what is behind, into the middle of a padded one; add its pixels to db."""
     h, w, c = shape
     for k in range(0, c, len(like)):
-        total, line = load(like, db, k), line_at(like, behind, c, k)
+        total = load(like, db, k)
         for i in range(h):
             for j in range(w):
-                v = dy_at(like, number, behind, line, image * h + i, j, w, c, k)
+                v = dy_at(like, number, behind, image * h + i, j, w, c, k)
                 total = total + v
                 store(padded, ((top + i) * padded_width + left + j) * c + k, v)
         store(db, k, total)
@@ -233,7 +232,7 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, frames, spills, owns, moments):
+def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, frames, spills, owns):
     """Where a pool follows, an image's own result goes to `owns` and only its pooled one to y."""
     n, h, w, c = x.shape
     tasks, flat_x, pixels = frames.shape[0], x.reshape(-1), windows.oh * windows.ow
@@ -252,16 +251,13 @@ def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, fra
             if behind.pool:
                 shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
                 pool_image(row, y, shape, behind.y, behind.winner, y0)
-            if len(moments.rows) > 0:
-                gather_moments(row, y, y0, pixels, f, moments, image)
 
 
-def convolve(x, w, b, window, groups, behind, measured) -> Moments:
-    """y, for any convolution; and its moments, if they are to be measured."""
+def convolve(x, w, b, window, groups, behind):
+    """y, for any convolution."""
     (kh, kw, c, f), dtype = w.shape, x.dtype
-    moments = moments_of(len(x) if measured else 0, f, dtype)
     if behind.y.size == 0:
-        return moments
+        return
     windows = forward_windows(x.shape[1:], window, groups)
     size, block = windows.oh * windows.ow * f, panel_block(f // groups, dtype, ROWS)
     count = -(-(f // groups) // block.shape[1])
@@ -275,9 +271,8 @@ def convolve(x, w, b, window, groups, behind, measured) -> Moments:
     _forward(
         len(x) * size * panels.shape[2] if tasks > 1 else 0,
         *(block, one_row(f, dtype), x, windows, panels, bias.reshape(-1), behind, f),
-        *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype), moments),
+        *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype)),
     )
-    return moments
 
 
 @lru_cache(maxsize=256)
@@ -362,10 +357,9 @@ def _backward_weights_alone(part, block, behind, x, windows, f, partial, db, fra
                     taps, targets = gather(windows.taps, k, rows, like), strided(lanes, k, rows, like)
                     total = load(like[0], db[task], p * lanes)
                     sums = load_rows(like[0], flat, targets, p * rows * lanes)
-                    line = line_at(like[0], behind, f, p * lanes)
                     for i in range(oh):
                         for j in range(ow):
-                            v = dy_at(like[0], number, behind, line, image * oh + i, j, ow, f, p * lanes)
+                            v = dy_at(like[0], number, behind, image * oh + i, j, ow, f, p * lanes)
                             total = total + v
                             sums = multiply_add(frame, taps, i * windows.down + j * windows.right, v, sums)
                     store_rows(flat, targets, p * rows * lanes, sums)

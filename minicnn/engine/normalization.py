@@ -1,8 +1,11 @@
 """Batch normalisation: see minicnn/layers/normalization.py for what it computes.
 
-Faster because each pass reads x once, and behind a convolution two passes need not be: see Normalized. The rounded mean is
-taken from x before it is scaled, and what rounding took from the mean is in the shift, so that a large mean costs no digits.
-In backward the rows are dealt into a fixed number of parts, and the parts' sums joined in order.
+Faster because each pass reads x once, and behind a convolution one pass need not be: see Normalized. The batch's mean and
+variance are gathered together, from the squares of the differences from the mean of the rows before, which are then put
+right for the mean that all rows have (as Welford, 1962, and Chan, Golub and LeVeque, 1979): no outlier and no large mean
+swallows a small variance. x is taken from the rounded mean before it is scaled, and what rounding took from the mean is in
+the shift, so that a large mean costs no digits there either. The rows are dealt into a fixed number of parts, and the parts'
+sums joined in order.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn import layers
-from minicnn.engine.behind import Behind, dy_at, line_at, pool_window
+from minicnn.engine.behind import Behind, dy_at, pool_window
 from minicnn.engine.compiling import helper
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.depthwise import Depthwise
@@ -18,6 +21,7 @@ from minicnn.engine.exponentials import silu, silu_backward
 from minicnn.engine.lanes import (
     fma,
     gate,
+    load,
     load_prefetching,
     load_rows,
     maximum0,
@@ -27,9 +31,55 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import contiguous, scratch
-from minicnn.engine.moments import Moments, all_moments, mean_and_variance
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
+
+TILE = 128  # rows that are joined to those before them
+START = 16  # rows at the start, of which the mean is taken first
+
+
+@parallel
+def _moments(part, block, x, means, squares):
+    """Of a part of the rows: every channel's mean, and the sum of the squared differences from it."""
+    c, flat, rows = x.shape[1], x.reshape(-1), chunk(part, x.shape[0])
+    nothing, one = zeros(x, block)[0], x.dtype.type(1)
+    end = min(rows.start + START, rows.stop)
+    for k in range(0, c, len(nothing)):
+        mean, square = nothing, nothing
+        if rows.start < end:
+            first, total = load(nothing, flat, rows.start * c + k), nothing
+            for i in range(rows.start, end):
+                total = total + (load(nothing, flat, i * c + k) - first)
+            mean = first + (one / x.dtype.type(end - rows.start)) * total
+            for i in range(rows.start, end):
+                v = load(nothing, flat, i * c + k) - mean
+                square = fma(v, v, square)
+        for start in range(end, rows.stop, TILE):
+            stop = min(start + TILE, rows.stop)
+            total, squared = nothing, nothing  # of the differences from the mean so far
+            for i in range(start, stop):
+                v = load_prefetching(nothing, flat, i * c + k) - mean
+                total, squared = total + v, fma(v, v, squared)
+            # the mean moves, and around it the sum of squares is smaller
+            move = (one / x.dtype.type(stop - rows.start)) * total
+            square, mean = (square + squared) - move * total, mean + move
+        store(means[part], k, mean)
+        store(squares[part], k, square)
+
+
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each column of x (m, c), in float64."""
+    m, c = x.shape
+    means, squares = scratch("means", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
+    _moments(MOVED * x.size, one_row(c, x.dtype), x, means, squares)
+    bounds = np.arange(PARTS + 1) * m // PARTS
+    rows, means = np.diff(bounds)[:, None], means.astype(np.float64)
+    mean = (rows * means).sum(axis=0) / m
+    means -= mean
+    means *= means
+    means *= rows
+    return mean, (squares.sum(axis=0, dtype=np.float64) + means.sum(axis=0)) / m
+
 
 NONE, RELU, SILU = range(3)
 
@@ -77,7 +127,7 @@ def _scale_shift_pool(part, block, x, line, activation, y, winner):
 @helper
 def _dy_and_x(like, number, behind, x, row, column, width, c, k, activation, centre, scale, shift):
     """A pixel's dy, come back through pool and activation, and its x - centre."""
-    v = dy_at(like, number, behind, line_at(like, behind, c, k), row, column, width, c, k)
+    v = dy_at(like, number, behind, row, column, width, c, k)
     from_centre = load_prefetching(like, x, (row * width + column) * c + k) - centre
     if activation == RELU:
         v = gate(v, fma(scale, from_centre, shift))
@@ -125,27 +175,24 @@ class BatchNorm(Step):
     layer: layers.BatchNorm
     fuses, fuses_pool = (layers.ReLU, layers.SiLU), True
 
-    def joins(self, convolution: Step) -> bool:
-        """Whether it can be the step of both: with SiLU its dx takes more than two multiplications."""
-        return len(convolution.fused) == 1 and self._activation() != SILU
+    def joined(self, before: layers.Layer) -> Normalized | None:
+        """The step of the one before and this, if there is one. With SiLU dx takes more than two multiplications; and in
+        winograd.py it would push other numbers out of the registers, and cost what it saves."""
+        if not isinstance(before, Convolution | Depthwise) or len(before.fused) > 1 or self._activation() == SILU:
+            return None
+        return None if isinstance(before, Convolution) and before.takes_winograd() else Normalized(before, self)
 
     def forward(self, x, training=False):
-        return self.normalize(x, training, None)
-
-    def normalize(self, x, training, moments: Moments | None):
-        """forward, where the moments of x may be known."""
         layer, dtype, c, x = self.layer, x.dtype, x.shape[-1], contiguous(x)
         y, rows = self.y(x, training), x.reshape(-1, c)
         mean, variance = layer.mean.value, layer.variance.value
         if training:
-            mean, variance = mean_and_variance(moments or all_moments(rows))
+            mean, variance = moments(rows)
             layer.update_running(mean.astype(dtype), variance.astype(dtype), len(rows))
         inverse_std = 1 / np.sqrt(variance + layer.epsilon)
         line = np.empty((5, c), dtype)
-        line[0], line[1] = mean, layer.gamma.value * inverse_std
-        line[2] = (
-            layer.beta.value + (line[0] - mean) * layer.gamma.value * inverse_std
-        )  # what rounding took from the mean
+        scale, line[0] = layer.gamma.value * inverse_std, mean
+        line[1], line[2] = scale, layer.beta.value + (line[0] - mean) * scale  # what rounding took from the mean
         winner, given = self.winner(y), (MOVED * x.size, one_row(c, dtype))
         if self.pool:
             _scale_shift_pool(*given, _lines(x), line.reshape(-1), self._activation(), y.reshape(-1), winner)
@@ -191,8 +238,8 @@ class BatchNorm(Step):
 
 
 class Normalized(Step):
-    """A convolution and the batch norm behind it, in fewer passes through memory (Jung et al., 2019): the convolution
-    gathers the moments of its y while that is in the cache, and makes batch norm's dx itself where it reads it."""
+    """A convolution and the batch norm behind it, whose dx is made where the convolution's backward reads it, and never
+    written (Jung et al., 2019)."""
 
     def __init__(self, convolution: Convolution | Depthwise, norm: BatchNorm):
         self.convolution, self.norm, self.layer = convolution, norm, convolution.layer
@@ -204,8 +251,7 @@ class Normalized(Step):
         return [self.convolution, self.norm]
 
     def forward(self, x, training=False):
-        y, moments = self.convolution.convolve(x, training, measured=training)
-        return self.norm.normalize(y, training, moments)
+        return self.norm.forward(self.convolution.forward(x, training), training)
 
     def backward(self, dy):
         self.convolution.needs_dx = self.needs_dx

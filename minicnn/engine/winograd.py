@@ -30,7 +30,7 @@ import numpy as np
 from numba import get_thread_id
 from numpy.polynomial.polynomial import polyfromroots
 
-from minicnn.engine.behind import line_at, pool_window, through_norm
+from minicnn.engine.behind import pool_window
 from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
@@ -53,12 +53,10 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import scratch
-from minicnn.engine.moments import Moments, joined, moments_of
 from minicnn.engine.products import outer_product, rows_by_panel
 from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, parallel
 
 SIZE = 4  # of a tile: rows and columns of outputs
-MEASURED = 8  # tiles that are a part of the moments; the smallest group has as many
 PAIRS = {
     6: (5 / 8, 3 / 2),
     8: (1 / 2, 1.0, 2.0),
@@ -360,15 +358,15 @@ def finished_column(like, points, window, j, add, relu):
 @helper
 def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first, count, window):
     """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes); with a pool a tile is four windows."""
-    (oh, ow, f), y, winner, points, n = shape, behind.y, behind.winner, tiles.points, len(like)
+    (oh, ow, f), (_, y, winner, relu, pool, _, _), points, n = shape, behind, tiles.points, len(like)
     add = load(like, bias, channel)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         rows_to_outputs(like, points, m, t * n, span(tiles, n), window)
-        if behind.pool:
+        if pool:
             for j in range(0, min(SIZE, ow - column), 2):
-                a = finished_column(like, points, window, j, add, behind.relu)
-                b = finished_column(like, points, window, j + 1, add, behind.relu)
+                a = finished_column(like, points, window, j, add, relu)
+                b = finished_column(like, points, window, j + 1, add, relu)
                 at = ((image * oh + row) // 2 * (ow // 2) + (column + j) // 2) * f + channel
                 pool_window(number, a[0], b[0], a[1], b[1], y, winner, at)
                 if row + 2 < oh:
@@ -376,72 +374,22 @@ def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first,
             continue
         at = ((image * oh + row) * ow + column) * f + channel
         for j in range(min(SIZE, ow - column)):
-            column_of_y = finished_column(like, points, window, j, add, behind.relu)
+            column_of_y = finished_column(like, points, window, j, add, relu)
             store_column(y, at + j * f, ow * f, oh - row, column_of_y)
 
 
 @helper
-def _sums_of_tile(like, y, start, row, column, rows, columns, mean):
-    """Of the tile's numbers from index `start` on: the sums of the differences from the mean, and of their squares."""
-    total, squared = like, like
-    for i in range(rows):
-        for j in range(columns):
-            v = load(like, y, start + i * row + j * column) - mean
-            total, squared = total + v, fma(v, v, squared)
-    return total, squared
-
-
-@helper
-def tiles_moments(like, y, shape, channel, tiles, which, moments):
-    """The moments of these tiles of y, a vector of channels."""
-    (oh, ow, f), one = shape, y.dtype.type(1)
-    mean, square, pixels = like, like, 0
-    for t in which:
-        image, row, column = locate(t, tiles)
-        start, rows, columns = (
-            ((image * oh + row) * ow + column) * f + channel,
-            min(SIZE, oh - row),
-            min(SIZE, ow - column),
-        )
-        if pixels == 0:
-            mean = load(like, y, start)
-            total, _ = _sums_of_tile(like, y, start, ow * f, f, rows, columns, mean)
-            mean = mean + one / y.dtype.type(rows * columns) * total
-        pixels += rows * columns
-        total, squared = _sums_of_tile(like, y, start, ow * f, f, rows, columns, mean)
-        mean, square = joined(mean, square, total, squared, one / y.dtype.type(pixels))
-    part = which.start // MEASURED
-    moments.rows[part] = pixels
-    store(moments.means[part], channel, mean)
-    store(moments.squares[part], channel, square)
-
-
-@helper
-def four_of_dy(like, number, behind, line, image, shape, row, column, k):
-    """Four pixels of dy that follow each other in a row, come back through what is behind; 0 outside the image."""
-    (oh, ow, f), width = shape, shape[1] if row < shape[0] else 0
-    d0, d1, d2, d3 = _four_behind_norm(like, number, behind, image * oh + row, width, shape, column, k)
-    if behind.norm:
-        start = ((image * oh + row) * ow + column) * f + k
-        x0, x1, x2, x3 = load_inside(like, behind.y, start, f, column, width, four(f))
-        d0 = int(column < width) * through_norm(line, behind.relu, d0, x0)
-        d1 = int(column + 1 < width) * through_norm(line, behind.relu, d1, x1)
-        d2 = int(column + 2 < width) * through_norm(line, behind.relu, d2, x2)
-        d3 = int(column + 3 < width) * through_norm(line, behind.relu, d3, x3)
-    return d0, d1, d2, d3
-
-
-@helper
-def _four_behind_norm(like, number, behind, row, width, shape, column, k):
-    """The same, come back through pool and ReLU only; the row is counted from the first image on."""
-    (_, ow, f), dy, y, relu = shape, behind.dy, behind.y, behind.relu and not behind.norm
-    if behind.pool:
-        start, middle = (row // 2 * (ow // 2) + column // 2) * f + k, column // 2
+def four_of_dy(like, number, behind, image, shape, row, column, k):
+    """Four pixels of dy that follow each other in a row, come back through pool and ReLU; 0 outside the image."""
+    (oh, ow, f), (dy, y, winner, relu, pool, _, _) = shape, behind
+    line, width = image * oh + row, ow if row < oh else 0
+    if pool:
+        start, middle = (line // 2 * (ow // 2) + column // 2) * f + k, column // 2
         a, b = load_inside(like, dy, start, f, middle, width // 2, (0, f))
         if relu:
             ya, yb = load_inside(like, y, start, f, middle, width // 2, (0, f))
             a, b = gate(a, ya), gate(b, yb)
-        wa, wb = load_inside(number, behind.winner, start, f, middle, width // 2, (0, f))
+        wa, wb = load_inside(number, winner, start, f, middle, width // 2, (0, f))
         left = row % 2 * 2
         return (
             only_where(wa, left, a),
@@ -449,7 +397,7 @@ def _four_behind_norm(like, number, behind, row, width, shape, column, k):
             only_where(wb, left, b),
             only_where(wb, left + 1, b),
         )
-    start = (row * ow + column) * f + k
+    start = (line * ow + column) * f + k
     d0, d1, d2, d3 = load_inside(like, dy, start, f, column, width, four(f))
     if relu:
         y0, y1, y2, y3 = load_inside(like, y, start, f, column, width, four(f))
@@ -464,9 +412,9 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         for k in range(0, f, n):
-            total, line = load(like, db, k), line_at(like, behind, f, k)
+            total = load(like, db, k)
             for i in range(SIZE):
-                d0, d1, d2, d3 = four_of_dy(like, number, behind, line, image, shape, row + i, column, k)
+                d0, d1, d2, d3 = four_of_dy(like, number, behind, image, shape, row + i, column, k)
                 total = total + d0 + d1 + d2 + d3
                 store_rows(window, apart(n, points), i * len(points) * n, outputs_to_points(points, (d0, d1, d2, d3)))
             store(db, k, total)
@@ -519,7 +467,7 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, ms, windows, moments):
+def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, ms, windows):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     total, thread = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns, get_thread_id()
     v, m, window = vs[thread], ms[thread], windows[thread]
@@ -533,11 +481,6 @@ def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, 
             later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
             times_panel(block, tiles, v, depth, u, p * parts * depth, count, m, soon, later)
             scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window)
-            if len(moments.rows) > 0:
-                for t in range(first, first + count, MEASURED):
-                    tiles_moments(
-                        like, behind.y, y_shape, p, tiles, range(t, min(t + MEASURED, first + count)), moments
-                    )
 
 
 @parallel
@@ -564,8 +507,7 @@ def _backward(
             after, rest = first + count, 0 if behind.pool else tiles.group
             x_later = region(x, shape, tiles, after, tiles.group, 0, c)
             dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
-            y_rest = tiles.group if behind.norm else rest if behind.relu else 0
-            y_later = region(behind.y, y_shape, tiles, after, y_rest, 0, f)
+            y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
             fresh = first == start
             add_outer_products(block, tiles, v, c, channels, dm, f, count, du, fresh, x_later, dy_later, y_later)
             if needs_dx:
@@ -610,24 +552,20 @@ def _scratch(tiles, depths, lanes, dtype):
     return *at_points, scratch("blocks", (MAX_THREADS, n * n * lanes), dtype)
 
 
-def convolve(x, w, b, padding, y_shape, behind, bfloat16, measured) -> Moments:
-    """y of a convolution that `fits`, and its moments, if they are to be measured; y_shape is that before a pool."""
+def convolve(x, w, b, padding, y_shape, behind, bfloat16):
+    """y of a convolution that `fits`; y_shape is that before a pool."""
     (r, _, c, f), dtype = w.shape, x.dtype
     block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
-    total = len(x) * tiles.rows * tiles.columns
-    while total < 2 * get_threads() * tiles.group and tiles.group > MEASURED:
+    while len(x) * tiles.rows * tiles.columns < 2 * get_threads() * tiles.group and tiles.group > 8:
         tiles = tiles._replace(group=tiles.group // 2)  # every thread has two groups or more, if they are not too small
     depth, kind, lanes = c // 2 if bfloat16 else c, PAIR if bfloat16 else dtype, block.shape[1]
     bias, work = np.zeros(f, dtype) if b is None else b, len(x) * math.prod(y_shape) * r * r * c
     u = packed(w, bfloat16).reshape(-1)
-    moments = moments_of(-(-total // MEASURED) if measured else 0, f, dtype)
     _forward(
         work if len(x) > 1 else 0,
         *(block, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape),
         *_scratch(tiles, {"x": (depth, kind), "y": (lanes, dtype)}, lanes, dtype),
-        moments,
     )
-    return moments
 
 
 def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bfloat16):
