@@ -9,7 +9,8 @@ from PIL import Image
 from minicnn import BatchNorm, Dense, Flatten, Sequential, __version__, load_fashion_mnist, metrics, use_backend
 from minicnn.__main__ import COMMANDS
 from minicnn.__main__ import main as minicnn
-from minicnn.commands import train
+from minicnn.commands import evaluate, train
+from minicnn.data import duplicates
 from minicnn.data.dataset import Dataset
 
 
@@ -104,6 +105,16 @@ def test_a_folder_of_photos_is_trained_on_evaluated_and_predicted(photos, tmp_pa
         .err.splitlines()[-1]
         .endswith("none.png: cannot be read as an image: No such file or directory")
     )
+
+
+def test_evaluate_scores_no_photo_that_train_learnt_from_whatever_its_seed(photos, tmp_path, monkeypatch):
+    learnt = train.loaded(train.parsed(["--data", str(photos), "--size", "8", "--seed", "5"])).train_images
+    Sequential([Flatten(), Dense(2)], (8, 8, 3)).save(tmp_path / "model.npz")
+    seen = []
+    monkeypatch.setattr(evaluate, "score", lambda model, data, results: seen.append(data) or 1 / 0)
+    assert minicnn(["evaluate", str(tmp_path / "model.npz"), "--data", str(photos)]) == 1
+    scored = seen[0].test_images
+    assert len(learnt) + len(scored) == 48 and not duplicates(scored, among=learnt).any()
 
 
 def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -154,19 +156,38 @@ def photos(folder, counts, size=(9, 12)):
     return folder
 
 
-def test_a_folder_is_split_by_class_and_seed(tmp_path):
-    folder = photos(tmp_path / "my photos", {"dog": 10, "cat": 20})
+def test_a_folder_is_split_by_class(tmp_path):
+    folder = photos(tmp_path / "my photos", {"dog": 10, "cat": 50})
     dataset = load_image_folder(folder, 8)
     assert (dataset.name, dataset.class_names, dataset.is_sample) == ("my photos", ("cat", "dog"), False)
-    assert dataset.train_images.shape == (24, 8, 8, 3) and dataset.test_images.dtype == np.uint8
-    assert np.bincount(dataset.test_labels).tolist() == [4, 2] and dataset.test_labels.dtype == np.int64
+    assert dataset.train_images.shape[1:] == (8, 8, 3) and dataset.test_images.dtype == np.uint8
+    assert len(dataset.train_images) + len(dataset.test_images) == 60 and dataset.test_labels.dtype == np.int64
+    assert 3 <= (dataset.test_labels == 0).sum() <= 20 and 1 <= (dataset.test_labels == 1).sum() <= 9
     for images, labels in ((dataset.train_images, dataset.train_labels), (dataset.test_images, dataset.test_labels)):
         np.testing.assert_array_equal(images[:, 0, 0, 0] < 50, labels == 1)  # dog's were drawn first
     drawn = {*dataset.train_images[:, 0, 0, 0], *dataset.test_images[:, 0, 0, 0]}
-    assert len(drawn) == 30
-    same, other = load_image_folder(folder, 8), load_image_folder(folder, 8, seed=1)
-    np.testing.assert_array_equal(same.test_images, dataset.test_images)
-    assert (other.test_images != dataset.test_images).any()
+    assert len(drawn) == 60
+    with pytest.raises(ValueError, match="test: got 1, expected a finite number, above 0 and below 1"):
+        load_image_folder(folder, 8, test=1)
+
+
+def test_a_file_stays_on_its_side_when_others_come_go_or_are_renamed(tmp_path):
+    folder = photos(tmp_path, {"dog": 40, "cat": 40})
+    before = {*load_image_folder(folder, 8).test_images[:, 0, 0, 0]}
+    photos(tmp_path, {"ape": 5})
+    shutil.rmtree(folder / "ape")
+    saved(folder / "cat" / "00.png", picture())
+    (folder / "dog" / "7.png").unlink()
+    (folder / "dog" / "9.png").rename(folder / "cat" / "first.png")
+    data = load_image_folder(folder, 8)
+    new = picture()[0, 0, 0], 7  # what came, and what went
+    assert {*data.test_images[:, 0, 0, 0]} - {*new} == before - {*new}
+
+
+def test_a_small_class_has_a_test_image_where_it_has_two(tmp_path):
+    data = load_image_folder(photos(tmp_path, {"a": 2, "b": 3, "c": 1}), 8)
+    trained, tested = np.bincount(data.train_labels, minlength=3), np.bincount(data.test_labels, minlength=3)
+    assert trained.min() == 1 and tested[:2].min() == 1 and tested[2] == 0
 
 
 def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
@@ -190,12 +211,14 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path, capsys):
         capsys.readouterr().err
         == f"data: {folder}/a/notes.txt: cannot be read as an image: cannot identify image file; left out\n"
     )
-    for i in range(20):
-        (folder / "b" / f"{i}.png").write_text("broken")
+    for i in range(40):
+        (folder / "b" / f"{i}.png").write_text(f"broken {i}")
     with pytest.raises(DataError, match="no training image in b"):
         load_image_folder(folder, 8, verbose=False)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) < 20 and said[10] == "data: of 25 training files 17 cannot be read and are left out"
+    assert len(said) < 30 and re.fullmatch(
+        r"data: of \d+ training files \d\d cannot be read and are left out", said[10]
+    )
 
 
 def test_folders_of_another_kind_are_refused(tmp_path):

@@ -168,7 +168,7 @@ def loaded(options: argparse.Namespace):
     """The data that the options name."""
     if options.train_csv or options.test_csv:
         return load_fashion_mnist(options.data, options.train_csv, options.test_csv)
-    return load_dataset(options.data, options.size, options.channels, options.seed)
+    return load_dataset(options.data, options.size, options.channels)
 
 
 def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:

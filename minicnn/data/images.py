@@ -5,6 +5,7 @@ They are read by Pillow, which the extra `images` names: pip install "minicnn-nu
 
 from __future__ import annotations
 
+import hashlib
 import os
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -12,10 +13,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from minicnn.arguments import choice, pair
+from minicnn.arguments import choice, number, pair
 from minicnn.data import storage
 from minicnn.data.dataset import Dataset
-from minicnn.data.split import split
 from minicnn.errors import DataError
 from minicnn.extras import need
 from minicnn.say import bar, warn
@@ -66,18 +66,17 @@ def load_image_folder(
     size: int | tuple[int, int],
     channels: int = 3,
     test: float = 0.2,
-    seed: int = 0,
     verbose: bool = True,
 ) -> Dataset:
     """Loads a folder that holds a folder of image files for each class, whose name is that of the class.
 
-    Where there are folders `train` and `test`, these hold the classes' folders; else the share `test` of each class
-    is set aside, drawn by `seed`. Classes are numbered in the order of their names. Each file is read by
-    `read_image`, those in folders further down too; one that cannot be is named on stderr and left out. From 1 GiB of
-    pixels the arrays are mapped from a file in TMPDIR. verbose shows a bar. Raises DataError for a folder of another
-    kind, and ImportError without Pillow.
+    Where there are folders `train` and `test`, these hold the classes' folders; else about the share `test` of each
+    class is set aside, by what its files hold: a file stays on its side when others come and go. Classes are
+    numbered in the order of their names. Each file is read by `read_image`, those in folders further down too; one
+    that cannot be is named on stderr and left out. From 1 GiB of pixels the arrays are mapped from a file in TMPDIR.
+    verbose shows a bar. Raises DataError for a folder of another kind, and ImportError without Pillow.
     """
-    folder, size = Path(path), pair(size, "size")
+    folder, size, test = Path(path), pair(size, "size"), number(test, "test", above=0, below=1)
     parts = [folder / "train", folder / "test"]
     given = all(part.is_dir() for part in parts)
     names = _folders(parts[0] if given else folder)
@@ -88,7 +87,9 @@ def load_image_folder(
             raise DataError(f"{parts[1]}: got {min(unknown)}, expected the classes of {parts[0]}")
         listed = [_listed(part, names) for part in parts]
     else:
-        listed = list(split(*_listed(folder, names), float(test), seed))
+        files, labels = _listed(folder, names)
+        chosen = _dealt(files, labels, test, verbose)
+        listed = [(files[part], labels[part]) for part in (~chosen, chosen)]
     arrays: list[np.ndarray] = []
     for (files, labels), what in zip(listed, ("training", "test"), strict=True):
         images, readable = _read(files, size, channels, what, verbose)
@@ -98,7 +99,7 @@ def load_image_folder(
     train_images, train_labels, test_images, test_labels = arrays
     return Dataset(
         folder.resolve().name,
-        f"image files in {folder}",
+        f"image files in {folder}" + ("" if given else f", of which training holds out about {test:.0%} for the test"),
         *(train_images, train_labels, test_images, test_labels),
         is_sample=False,
         class_names=tuple(names),
@@ -123,6 +124,33 @@ def _listed(folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     files = np.empty(len(found), object)
     files[:] = [file for file, _ in found]
     return files, np.array([label for _, label in found], np.int64)
+
+
+def _dealt(files: np.ndarray, labels: np.ndarray, share: float, verbose: bool) -> np.ndarray:
+    """Which files are for the test, bool (n,): those whose mark is below the share, and of each class at least the
+    lowest but never the highest."""
+    with ThreadPool() as pool:
+        marks = np.array(
+            [*bar(pool.imap(_mark, files), total=len(files), desc="dealt", unit="img", hidden=not verbose)]
+        )
+    chosen = marks < share
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        own = own[np.argsort(marks[own], kind="stable")]
+        chosen[own[0]], chosen[own[-1]] = True, False
+    return chosen
+
+
+def _mark(file: Path) -> float:
+    """A number from 0 to 1 that hangs on what the file holds, and on nothing else: the start of a hash."""
+    found = hashlib.blake2b(digest_size=8)
+    try:
+        with open(file, "rb") as content:
+            while piece := content.read(1 << 20):
+                found.update(piece)
+    except OSError:  # `read_image` tells it
+        return 1.0
+    return int.from_bytes(found.digest(), "big") / 2**64
 
 
 def _read(files: np.ndarray, size: tuple[int, int], channels: int, what: str, verbose: bool):

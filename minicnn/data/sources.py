@@ -29,7 +29,6 @@ def load_dataset(
     source: str | os.PathLike = "auto",
     size: int | tuple[int, int] | None = None,
     channels: int = 3,
-    seed: int = 0,
     verbose: bool = True,
 ) -> Dataset:
     """Loads a known data set by its name, or what images a folder holds; verbose tells on stderr what was tried.
@@ -42,8 +41,8 @@ def load_dataset(
 
     A folder, "./mnist" where it has such a name, holds the upstream files, IDX (gzipped or not) or CIFAR-10's .bin;
     or two CSV files of 28 x 28 pixels, whose names end in train.csv and test.csv; or else a folder of image files for
-    each class, of which `size`, `channels` and `seed` make arrays: see `load_image_folder`. Raises DataError where
-    there is nothing of the kind.
+    each class, of which `size` and `channels` make arrays: see `load_image_folder`. Raises DataError where there is
+    nothing of the kind.
     """
     say = _sayer(verbose)
     if source in ("auto", "fashion_mnist"):
@@ -56,7 +55,7 @@ def load_dataset(
             )
         dataset = _fetched(source, *found)
     else:
-        dataset = _from_folder(Path(source), size, channels, seed, verbose) if source != "sample" else _sample()
+        dataset = _from_folder(Path(source), size, channels, verbose) if source != "sample" else _sample()
     return _announced(dataset, say)
 
 
@@ -115,7 +114,7 @@ def _sample() -> Dataset:
     return _from_files(files_in(SAMPLE_FOLDER, IDX), "bundled sample")
 
 
-def _from_folder(folder: Path, size=None, channels: int = 3, seed: int = 0, verbose: bool = True) -> Dataset:
+def _from_folder(folder: Path, size=None, channels: int = 3, verbose: bool = True) -> Dataset:
     """Upstream files, else CSV files, else a folder of images for each class."""
     if not os.path.isdir(folder):
         raise DataError(
@@ -130,7 +129,7 @@ def _from_folder(folder: Path, size=None, channels: int = 3, seed: int = 0, verb
     if all(len(paths) == 1 for paths in tables):
         return _dataset(f"CSV files in {folder}", [], *(load_csv(path, classes=256) for (path,) in tables))
     if size is not None:
-        return load_image_folder(folder, size, channels, seed=seed, verbose=verbose)
+        return load_image_folder(folder, size, channels, verbose=verbose)
     raise DataError(
         f"{folder}: neither CSV files such as {TRAIN_CSV} and {TEST_CSV} nor (.gz or not) {', '.join(absent)};"
         " for a folder of images for each class, give a size, such as size=32"
