@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minicnn import BatchNorm, Dense, Flatten, Sequential, __version__, load_fashion_mnist, metrics, use_backend
+from minicnn import BatchNorm, Dense, Flatten, Sequential, __version__, load, load_fashion_mnist, metrics, use_backend
 from minicnn.__main__ import COMMANDS
 from minicnn.__main__ import main as minicnn
 from minicnn.commands import evaluate, train
@@ -115,6 +115,74 @@ def test_evaluate_scores_no_photo_that_train_learnt_from_whatever_its_seed(photo
     assert minicnn(["evaluate", str(tmp_path / "model.npz"), "--data", str(photos)]) == 1
     scored = seen[0].test_images
     assert len(learnt) + len(scored) == 48 and not duplicates(scored, among=learnt).any()
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """(the file of a model that tells red, green and blue, a function that makes a folder of such images)."""
+    model = Sequential([Flatten(), Dense(3, use_bias=False)], (8, 8, 3))
+    model.set_weights([np.tile(np.eye(3), (64, 1))])
+    model.class_names = ["red", "green", "blue"]
+    model.save(tmp_path / "colours.npz")
+
+    def folder(name, classes):
+        rng = np.random.default_rng(0)
+        for called, channel in classes.items():
+            (tmp_path / name / called).mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 90, (8, 8, 3), dtype=np.uint8)
+                pixels[..., channel] += 160
+                Image.fromarray(pixels).save(tmp_path / name / called / f"{i}.png")
+        return str(tmp_path / name)
+
+    return str(tmp_path / "colours.npz"), folder
+
+
+def test_evaluate_and_explain_know_classes_by_their_names(colours, tmp_path, capsys):
+    path, folder = colours
+    all_of_them, some = folder("all", {"blue": 2, "green": 1, "red": 0}), folder("some", {"blue": 2, "green": 1})
+    for data in (all_of_them, some, folder("one", {"blue": 2})):
+        assert minicnn(["evaluate", path, "--data", data, "--out", str(tmp_path / "pictures")]) == 0
+        told = capsys.readouterr().out
+        assert "test accuracy 100.00%" in told and "red" in told
+        assert minicnn(["explain", path, "--data", data, "--out", str(tmp_path / "page.html")]) == 0
+        assert "a blue, recognised as blue." in capsys.readouterr().out
+    for command in ("evaluate", "explain"):
+        assert minicnn([command, path, "--data", folder(command, {"abluee": 2, "green": 1})]) == 1
+        said = capsys.readouterr().err
+        assert said == f"error: {command} has abluee; the model knows red, green, blue\n"
+
+
+def test_a_model_without_names_takes_the_numbers_as_they_are(colours, capsys):
+    path, folder = colours
+    model = load(path)
+    model.class_names = None
+    model.save(path)
+    assert minicnn(["evaluate", path, "--data", folder("two", {"a": 0, "b": 1})]) == 0
+    told = capsys.readouterr().out
+    assert "test accuracy 100.00%" in told and "class 2" in told
+    assert minicnn(["evaluate", path, "--data", folder("four", {"a": 0, "b": 1, "c": 2, "d": 0})]) == 1
+    assert capsys.readouterr().err == "error: four has 4 classes, the model knows 3\n"
+
+
+def test_evaluate_and_explain_say_which_data_they_took(colours, model, capsys):
+    path, folder = colours
+    photos = folder("photos", {"red": 0, "blue": 2})
+    assert minicnn(["evaluate", path, "--data", photos]) == 0
+    said = capsys.readouterr().err
+    assert said.endswith(f" of photos: image files in {photos}, of which training holds out about 20% for the test\n")
+    assert minicnn(["explain", model[1], "--data", "sample", "--out", f"{photos}/page.html"]) == 0
+    out, err = capsys.readouterr()
+    assert "image 0 of Fashion-MNIST sample, a " in out
+    assert err == "data: 1,000 test images of Fashion-MNIST sample: bundled sample\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain"])
+def test_a_model_of_photos_asked_about_fashion_mnist_wants_data(colours, command, capsys):
+    path, _ = colours
+    assert minicnn([command, path, "--data", "sample"]) == 1
+    said = "Fashion-MNIST sample has images (28, 28, 1), the model takes (8, 8, 3): give such with --data"
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path):

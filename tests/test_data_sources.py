@@ -20,7 +20,7 @@ import pytest
 
 from minicnn.data import CLASS_NAMES, fetch, load_dataset, load_fashion_mnist, load_idx_images, save_csv, save_idx
 from minicnn.data.known import IDX, KNOWN, digest
-from minicnn.data.sources import SAMPLE_FOLDER
+from minicnn.data.sources import SAMPLE_FOLDER, find_dataset
 from minicnn.errors import DataError
 
 NAMES = list(IDX)
@@ -266,6 +266,14 @@ def test_every_step_says_what_it_tried_and_the_sample_is_loud(tmp_path, monkeypa
 def test_quiet_says_nothing(capsys):
     assert load_fashion_mnist(verbose=False).is_sample
     assert capsys.readouterr() == ("", "")
+
+
+def test_who_wants_no_steps_told_is_told_of_a_download_in_one_line(upstream, serve, monkeypatch, capsys):
+    monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(upstream)))
+    lines = ["data: Fashion-MNIST is not on this machine: fetching it"], []
+    for said in lines:  # the second time it is in the cache
+        assert find_dataset("auto", None, 3, lambda line: None, verbose=True).name == "Fashion-MNIST"
+        assert capsys.readouterr().err.splitlines() == said
 
 
 def test_offline_fetches_nothing(tmp_path, upstream, monkeypatch):

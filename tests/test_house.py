@@ -24,6 +24,7 @@ LEVELS = """
     __main__
     commands
     learn  explain  export
+    options
     minicnn
     sklearn
     recipes

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import minicnn
-from minicnn.commands.options import DATA_HELP, MODEL_HELP
 from minicnn.commands.score import draw_errors, score, tell
-from minicnn.data import load_dataset
+from minicnn.options import DATA_HELP, MODEL_HELP, model_and_data
 from minicnn.say import say, warn
 from minicnn.tables import table
 
@@ -24,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run(options)
-    except (ValueError, ArithmeticError, OSError) as error:
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
         warn(f"error: {error}")
         return 1
     return 0
@@ -32,9 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Data, the score, and the pictures where they are wanted."""
-    model = minicnn.load(options.model)
-    h, w, channels = model.input_shape
-    data = load_dataset(options.data, (h, w), channels, verbose=False)
+    model, data = model_and_data(options.model, options.data)
     results: dict = {}
     probabilities, matrix = score(model, data, results)
     rows = [("class", "precision", "recall", "f1", "images")]

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 
 import minicnn
-from minicnn.commands.options import MODEL_HELP
+from minicnn.options import MODEL_HELP
 from minicnn.say import say, warn
 
 

@@ -26,13 +26,13 @@ from pathlib import Path
 import minicnn
 from minicnn import Checkpoint, distributed, engine, metrics, plots
 from minicnn.callbacks import CSVLogger
-from minicnn.commands.options import DATA_HELP
 from minicnn.commands.score import draw_errors, note_of, score, tell
 from minicnn.data import load_dataset, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
 from minicnn.explain import explain
 from minicnn.files import atomic_write, lock, remove, temporaries
 from minicnn.layers import BatchNorm
+from minicnn.options import DATA_HELP
 from minicnn.recipes import RECIPES, Recipe, small_network
 from minicnn.say import say, warn
 
@@ -49,7 +49,7 @@ def _main(arguments: list[str] | None, ranks: distributed.Ranks) -> int:
     options = parsed(arguments)
     try:
         run(options, ranks)
-    except (ValueError, ArithmeticError, OSError, CheckpointError) as error:
+    except (ValueError, ArithmeticError, OSError, ImportError, CheckpointError) as error:
         warn(f"error: {error}")
     except MemoryError as error:
         warn(f"error: not enough memory ({error}); try a smaller --batch-size")

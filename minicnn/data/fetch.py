@@ -28,7 +28,7 @@ from minicnn.data.idx import GZIP_MAGIC, idx_header, read_idx
 from minicnn.data.known import KNOWN, Known
 from minicnn.errors import DataError
 from minicnn.files import atomic_write
-from minicnn.say import bar
+from minicnn.say import bar, warn
 
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
@@ -92,8 +92,11 @@ def from_folder(folder: str | os.PathLike | None, missing: dict[str, str], say: 
 def from_mirrors(known: Known, missing: dict[str, str], cache: Path | None, say: Say, verbose: bool = True) -> Arrays:
     """Downloads the missing files, from the first mirror, or where that fails from the next.
 
-    MINICNN_MIRRORS, addresses with spaces between them, takes the place of the built-in list.
+    MINICNN_MIRRORS, addresses with spaces between them, takes the place of the built-in list. verbose says that it
+    begins, and shows a bar.
     """
+    if verbose:
+        warn(f"data: {known.title} is not on this machine: fetching it")
     arrays: Arrays = {}
     for mirror in os.environ.get("MINICNN_MIRRORS", " ".join(known.mirrors)).split():
         address = mirror.rstrip("/")

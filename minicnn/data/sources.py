@@ -45,18 +45,21 @@ def load_dataset(
     nothing of the kind.
     """
     say = _sayer(verbose)
+    return _announced(find_dataset(source, size, channels, say, verbose), say)
+
+
+def find_dataset(source: str | os.PathLike, size, channels: int, say: Say, verbose: bool) -> Dataset:
+    """What `load_dataset` loads; `say` is told what was tried, and verbose shows what takes time."""
+    if source == "sample":
+        return _sample()
     if source in ("auto", "fashion_mnist"):
-        dataset = _automatic(say, verbose)
-    elif source in KNOWN and source != "sample":
-        found = find_or_fetch(source, say, verbose)
-        if found is None:
-            raise DataError(
-                f"{source}: {KNOWN[source].title} is nowhere to be had, neither in the cache nor from a mirror"
-            )
-        dataset = _fetched(source, *found)
-    else:
-        dataset = _from_folder(Path(source), size, channels, verbose) if source != "sample" else _sample()
-    return _announced(dataset, say)
+        return _automatic(say, verbose)
+    if source not in KNOWN:
+        return _from_folder(Path(source), size, channels, verbose)
+    found = find_or_fetch(source, say, verbose)
+    if found is None:
+        raise DataError(f"{source}: {KNOWN[source].title} is nowhere to be had, neither in the cache nor from a mirror")
+    return _fetched(source, *found)
 
 
 def load_fashion_mnist(

@@ -6,9 +6,8 @@ import argparse
 import os
 
 import minicnn
-from minicnn.data import load_dataset
-from minicnn.errors import DataError, ModelFileError, ShapeError
 from minicnn.explain.page import explain
+from minicnn.options import DATA_HELP, MODEL_HELP, model_and_data
 from minicnn.say import say, warn
 
 
@@ -17,14 +16,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="minicnn explain", description="Write a page that shows every sum of a network for one test image."
     )
-    parser.add_argument("model", metavar="MODEL", help="a file that model.save wrote, such as runs/<time>/model.npz")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--image", metavar="NUMBER", type=int, default=0, help="which test image (%(default)s)")
     parser.add_argument("--out", metavar="PAGE", default="explain.html", help="the page (%(default)s)")
-    parser.add_argument("--data", default="auto", help="auto, sample, or a folder with the CSV or IDX files")
+    parser.add_argument("--data", default="auto", help=DATA_HELP)
     options = parser.parse_args(arguments)
     try:
         write(options)
-    except (DataError, ModelFileError, ShapeError, ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         warn(f"error: {error}")
         return 1
     return 0
@@ -33,9 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 def write(options: argparse.Namespace) -> None:
     """Read model and image, write the page, and say what is on it."""
     minicnn.use_backend("numpy")
-    model = minicnn.load(options.model)
-    h, w, channels = model.input_shape
-    data = load_dataset(options.data, (h, w), channels, verbose=False)
+    model, data = model_and_data(options.model, options.data)
     count = len(data.test_images)
     if not 0 <= options.image < count:
         raise ValueError(
@@ -43,7 +40,9 @@ def write(options: argparse.Namespace) -> None:
         )
     image, label = data.test_images[options.image], int(data.test_labels[options.image])
     title = f"Test image {options.image} of {data.name}, through {os.path.basename(options.model)} and back"
-    names = model.class_names or data.class_names
+    names = data.class_names
     explain(model, image, options.out, label, names, title)
-    said = names[model.predict_classes(image)]
-    say(f"{options.out}: a {names[label]}, recognised as {said}. Open it in a browser; it needs no network.")
+    told = (
+        f"image {options.image} of {data.name}, a {names[label]}, recognised as {names[model.predict_classes(image)]}"
+    )
+    say(f"{options.out}: {told}. Open it in a browser; it needs no network.")

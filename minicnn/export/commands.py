@@ -11,6 +11,7 @@ from minicnn.export.numpy_writer import to_numpy
 from minicnn.export.onnx_reader import from_onnx
 from minicnn.export.onnx_writer import to_onnx
 from minicnn.export.safetensors_files import from_safetensors, to_safetensors
+from minicnn.options import MODEL_HELP
 from minicnn.say import say, warn
 
 WRITERS = {".onnx": to_onnx, ".safetensors": to_safetensors, ".py": to_numpy}
@@ -20,7 +21,7 @@ READERS = {".onnx": from_onnx, ".safetensors": from_safetensors}
 def export_main(arguments: list[str] | None = None) -> int:
     """Write a model for others to use; the exit code, 1 where a mistake was told in one line."""
     parser = argparse.ArgumentParser(prog="minicnn export", description="Write a model for other programs to use.")
-    parser.add_argument("model", metavar="MODEL", help="a file that model.save wrote, such as runs/<time>/model.npz")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("out", metavar="OUT", help="OUT.onnx, OUT.safetensors, or OUT.py, a program of NumPy alone")
     options = parser.parse_args(arguments)
     return _told(_export, options.model, options.out)
