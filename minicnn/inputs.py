@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from minicnn.errors import DataError, ShapeError
+from minicnn.say import advise
 
 
 def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str, finite: bool = True) -> np.ndarray:
@@ -49,7 +48,7 @@ def warn_of_scale(images: np.ndarray, scale: Scale, training: bool) -> None:
     floats = "the model was trained on floats from {:.3g} to {:.3g}: give those".format(*trained) if trained else ""
     if images.dtype == np.uint8:
         if trained and not (trained[0] >= -0.01 and 0.1 < trained[1] <= 1.01):
-            warnings.warn(f"images: got uint8, which is taken as 0 to 1; {floats}", stacklevel=3)
+            advise(f"images: got uint8, which is taken as 0 to 1; {floats}")
         return
     low, high = float(images.min()), float(images.max())
     size, told = max(-low, high), ""
@@ -66,17 +65,14 @@ def warn_of_scale(images: np.ndarray, scale: Scale, training: bool) -> None:
         if size > 5 * largest or 0 < size < largest / 50 or unsigned:
             told = floats
     if told:
-        warnings.warn(f"images: got floats from {low:.3g} to {high:.3g}; {told}", stacklevel=3)
+        advise(f"images: got floats from {low:.3g} to {high:.3g}; {told}")
 
 
-def warn_of_background(images: list[np.ndarray], scale: Scale) -> None:
-    """A warning where a grey uint8 image is bright at its edges and the training images were dark on the whole."""
-    for image in images:
-        edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-        if image.shape[-1] == 1 and scale.mean is not None and scale.mean[0] < 0.45 and np.median(edge) > 127:
-            told = "dark images on the whole; if it is dark on white, give invert=True"
-            warnings.warn(f"images: got one with a bright edge, and the model was trained on {told}", stacklevel=4)
-            return
+def bright_edge(image: np.ndarray, scale: Scale) -> bool:
+    """Whether a uint8 image (h, w, c) is grey and bright at its edges, and the training images were dark on the whole."""
+    if image.shape[-1] != 1 or scale.mean is None or scale.mean[0] >= 0.45:
+        return False
+    return bool(np.median(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])) > 127)
 
 
 def check_targets(y: np.ndarray, count: int, output_shape: tuple[int, ...], classifies: bool) -> np.ndarray:

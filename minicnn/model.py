@@ -19,7 +19,7 @@ from minicnn.errors import ShapeError
 from minicnn.frozen import Frozen
 from minicnn.layers import Layer
 from minicnn.network import Network
-from minicnn.say import say
+from minicnn.say import advise, say
 from minicnn.tables import html_table, size, table
 
 
@@ -68,7 +68,9 @@ class Sequential(Network):
             raise ShapeError(f"images: got a path, and the model takes {self.input_shape}, expected (h, w, c)")
         h, w, channels = self.input_shape
         read = [read_image(path, (h, w), channels, invert) for path in ([x] if one else x)]
-        inputs.warn_of_background(read, self.scale)
+        if any(inputs.bright_edge(image, self.scale) for image in read):
+            told = "leave invert=True out" if invert else "if it is dark on white, give invert=True"
+            advise(f"images: got one with a bright edge, and the model was trained on dark images on the whole; {told}")
         return np.stack(read), one
 
     def frozen(self) -> Frozen:

@@ -19,12 +19,18 @@ DATA_HELP = (
 MODEL_HELP = "a file that model.save wrote, such as runs/<time>/model.npz"
 
 
-def model_and_data(path: str, source: str) -> tuple[minicnn.Sequential, Dataset]:
-    """A saved model, and the data that --data names, labelled as the model counts its classes; a line says which data."""
-    model = minicnn.load(path)
+def size_of(model: minicnn.Sequential, path: str) -> tuple[int, int, int]:
+    """The (h, w, c) of the images that a model takes."""
     if len(model.input_shape) != 3:
         raise ShapeError(f"{path}: the model takes {model.input_shape}, expected images (h, w, c)")
     h, w, channels = model.input_shape
+    return h, w, channels
+
+
+def model_and_data(path: str, source: str) -> tuple[minicnn.Sequential, Dataset]:
+    """A saved model, and the data that --data names, labelled as the model counts its classes; a line says which data."""
+    model = minicnn.load(path)
+    h, w, channels = size_of(model, path)
     data = find_dataset(source, (h, w), channels, lambda line: None, verbose=True)
     if data.test_images.shape[1:] != model.input_shape:
         got = data.test_images.shape[1:]

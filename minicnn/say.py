@@ -24,6 +24,14 @@ def warn(text: str) -> None:
     _write(sys.stderr, text)
 
 
+def advise(text: str) -> None:
+    """A Python warning, at the line outside minicnn from which all the calls came."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "minicnn":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
+
+
 def _write(stream, text: str) -> None:
     if stream is None:  # it was closed before Python began
         return

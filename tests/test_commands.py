@@ -185,6 +185,32 @@ def test_a_model_of_photos_asked_about_fashion_mnist_wants_data(colours, command
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+def test_predict_has_a_line_for_each_file_and_goes_on_after_one_that_is_broken(colours, tmp_path, capsys):
+    path, folder = colours
+    images = folder("x y", {"a": 0, "b": 2})
+    red, blue = f"{images}/a/0.png", f"{images}/b/0.png"
+    (tmp_path / "broken.png").write_text("no picture")
+    files = [red, str(tmp_path / "broken.png"), str(tmp_path / "none.png"), blue]
+    assert minicnn(["predict", path, "--top", "1", *files]) == 1
+    out, err = capsys.readouterr()
+    assert [line.rpartition(" ")[0] for line in out.splitlines()] == [f"{red}: red", f"{blue}: blue"]
+    assert [line.partition(": cannot be read")[0] for line in err.splitlines()] == [
+        f"error: {name}" for name in files[1:3]
+    ]
+
+
+def test_predict_warns_of_each_bright_edge_by_the_files_name(model, tmp_path, capsys):
+    for name, ground in (("paper", 250), ("black", 5), ("another", 240)):
+        Image.fromarray(np.full((28, 28), ground, np.uint8)).save(tmp_path / f"{name}.png")
+    files = [str(tmp_path / f"{name}.png") for name in ("paper", "black", "another")]
+    told = "bright edge, and the model was trained on dark images"
+    assert minicnn(["predict", model[1], *files]) == 0
+    hint = "if it is dark on white, try --invert"
+    assert capsys.readouterr().err.splitlines() == [f"warning: {files[i]}: {told}; {hint}" for i in (0, 2)]
+    assert minicnn(["predict", model[1], "--invert", *files]) == 0
+    assert capsys.readouterr().err == f"warning: {files[1]}: {told}; try it without --invert\n"
+
+
 def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path):
     image = np.zeros((1, 28, 28, 1), np.uint8)
     digits = Dataset("MNIST", "here", image, np.zeros(1, int), image, np.zeros(1, int), False, ("0", "1"))

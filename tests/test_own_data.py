@@ -380,8 +380,12 @@ def test_a_white_background_is_told_of_and_invert_helps(tmp_path, model):
     paper = np.full((48, 48, 3), 255, np.uint8)
     paper[28:40, 12:36] = 30
     path = saved(tmp_path / "photo.jpg", paper)
-    with pytest.warns(UserWarning, match=r"bright edge, and the model was trained on dark images.*invert=True"):
+    with pytest.warns(UserWarning, match=r"bright edge, and the model was trained on dark images.*invert=True") as told:
         model.predict(path)
+    assert told[0].filename == __file__
+    saved(tmp_path / "black.png", np.zeros((12, 12), np.uint8))
+    with pytest.warns(UserWarning, match="bright edge, .*; leave invert=True out"):
+        model.predict(tmp_path / "black.png", invert=True)
     assert model.class_names[model.predict_classes(path, invert=True)] == "below"
 
 

@@ -271,6 +271,18 @@ def test_labels_may_be_a_column():
     np.testing.assert_array_equal(used(X, Y[:, None])[-1], used(X, Y)[-1])
 
 
+def test_a_warning_of_the_scale_points_at_the_users_line():
+    model = net()
+    model.fit(X / 255, Y, verbose=False)
+    frozen = model.frozen()
+    calls = [lambda: net().fit(X * 300.0 * (X > X.min()), Y, verbose=False), lambda: model.evaluate(X * 1.0, Y)]
+    calls += [lambda asked=asked: asked(X * 1.0) for asked in (model.predict, model.outputs, frozen.predict_classes)]
+    for call in calls:
+        with pytest.warns(UserWarning, match="images: got floats") as told:
+            call()
+        assert [(warning.filename, warning.lineno) for warning in told] == [(__file__, call.__code__.co_firstlineno)]
+
+
 def test_images_on_another_scale_than_in_training_are_told_of():
     model = net()
     with pytest.warns(UserWarning, match="images: got floats from 0 to 255; numbers as large train badly"):
