@@ -760,10 +760,10 @@ def test_hints_come_one_by_one(capsys):
         (["start", "nonsense"], "error: nonsense: no such exercise; there are dense_forward, dense_backward, "),
         (["hint", "nonsense"], "error: nonsense: no such exercise"),
         (["check", "nonsense"], "error: nonsense: no such exercise"),
-        (["check", "relu"], "error: relu.py: no such file; begin with: python -m minicnn.learn start relu"),
+        (["check", "relu"], "error: relu.py: no such file; begin with: minicnn learn start relu"),
         (
             ["check"],
-            "error: no exercise is in this folder; begin one with: python -m minicnn.learn start dense_forward",
+            "error: no exercise is in this folder; begin one with: minicnn learn start dense_forward",
         ),
         (["check", "--seconds", "0"], "error: --seconds: got 0, expected more than 0"),
         (["check", "--seconds", "nan"], "error: --seconds: got nan, expected more than 0"),
@@ -784,8 +784,14 @@ def test_the_command_minicnn_learn_is_the_same(folder, capsys):
         with pytest.raises(SystemExit) as caught:
             minicnn_command(arguments)
         assert caught.value.code == 2
-    done = subprocess.run([sys.executable, "-m", "minicnn", "learn", "--help"], capture_output=True, text=True)
-    assert "usage: python -m minicnn.learn" in done.stdout
+    for started, told in (
+        (["minicnn", "learn"], "minicnn learn"),
+        (["minicnn.learn"], "python -m minicnn.learn"),
+    ):
+        run_it = [sys.executable, "-m", *started]
+        assert f"usage: {told} [-h]" in subprocess.run([*run_it, "--help"], capture_output=True, text=True).stdout
+        done = subprocess.run([*run_it, "hint", "relu"], capture_output=True, text=True)
+        assert done.stdout.endswith(f"More: {told} hint relu 2\n")
 
 
 def test_a_network_of_the_students_parts_trains_as_the_librarys_does(folder, capsys, monkeypatch):

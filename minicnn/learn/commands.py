@@ -15,16 +15,15 @@ from minicnn.learn.exercises import EXERCISES, Exercise, find
 from minicnn.learn.grading import Verdict, in_one_line
 from minicnn.learn.practice import Learner
 from minicnn.learn.sandbox import Limits, grade
-from minicnn.learn.sources import load, stub
+from minicnn.learn.sources import load, program, stub
 from minicnn.say import bar, say, warn
 
-PROGRAM = "python -m minicnn.learn"
 ENOUGH = 0.8  # the accuracy at which training ends
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code, 1 where an answer is wrong or a mistake was told in one line."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Write the parts of a convolutional network yourself.")
+    parser = argparse.ArgumentParser(prog=program(), description="Write the parts of a convolutional network yourself.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the exercises, and which of yours are right")
     command = commands.add_parser("start", help="write the file that an exercise begins with")
@@ -69,7 +68,7 @@ def show() -> int:
         if file_of(exercise).exists():
             status = "right" if grade(exercise, file_of(exercise)).passed else "not yet"
         say(f"{status:<9}{exercise.name:<24}{exercise.task}")
-    say(f"\nBegin one with: {PROGRAM} start NAME")
+    say(f"\nBegin one with: {program()} start NAME")
     return 0
 
 
@@ -82,7 +81,7 @@ def start(name: str) -> int:
             file.write(stub(exercise))
     except FileExistsError:
         raise ValueError(f"{path}: it is there already, and is not overwritten") from None
-    say(f"{path} is written. Open it, write what is missing, then: {PROGRAM} check {exercise.name}")
+    say(f"{path} is written. Open it, write what is missing, then: {program()} check {exercise.name}")
     return 0
 
 
@@ -95,16 +94,16 @@ def check(names: list[str], json: bool, seconds: float) -> int:
         return as_json(chosen or EXERCISES, Limits(seconds=seconds))
     chosen = chosen or [exercise for exercise in EXERCISES if file_of(exercise).exists()]
     if not chosen:
-        raise ValueError(f"no exercise is in this folder; begin one with: {PROGRAM} start {EXERCISES[0].name}")
+        raise ValueError(f"no exercise is in this folder; begin one with: {program()} start {EXERCISES[0].name}")
     verdicts = [(exercise, checked(exercise, seconds)) for exercise in chosen]
     failed = [exercise for exercise, verdict in verdicts if not verdict.passed]
     if len(verdicts) > 1:
         say(f"{len(verdicts) - len(failed)} of {len(verdicts)} are right")
     elif failed:
-        say(f"More: {PROGRAM} hint {failed[0].name}")
+        say(f"More: {program()} hint {failed[0].name}")
     else:
         following = [e for e in EXERCISES[EXERCISES.index(chosen[0]) + 1 :] if not file_of(e).exists()]
-        say(f"Next: {PROGRAM} start {following[0].name}" if following else f"Now: {PROGRAM} train")
+        say(f"Next: {program()} start {following[0].name}" if following else f"Now: {program()} train")
     return 1 if failed else 0
 
 
@@ -112,7 +111,7 @@ def checked(exercise: Exercise, seconds: float) -> Verdict:
     """Grade one exercise, and say how it went."""
     path = file_of(exercise)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; begin with: {PROGRAM} start {exercise.name}")
+        raise ValueError(f"{path}: no such file; begin with: {program()} start {exercise.name}")
     verdict = grade(exercise, path, Limits(seconds=seconds))
     say(f"{path}: {'' if verdict.passed else 'not yet: '}{verdict.message}")
     return verdict
@@ -134,7 +133,7 @@ def hint(name: str, number: int) -> int:
     exercise = named(name)
     say(exercise.hints[number - 1])
     if number < 3:
-        say(f"More: {PROGRAM} hint {exercise.name} {number + 1}")
+        say(f"More: {program()} hint {exercise.name} {number + 1}")
     return 0
 
 
@@ -154,7 +153,7 @@ def train(epochs: int) -> int:
         raise ValueError(f"--epochs: got {epochs}, expected at least 1")
     own = {e.name: e for e in EXERCISES if file_of(e).exists() and grade(e, file_of(e)).passed}
     if not own:
-        raise ValueError(f"none of your exercises is right yet; begin with: {PROGRAM} start {EXERCISES[0].name}")
+        raise ValueError(f"none of your exercises is right yet; begin with: {program()} start {EXERCISES[0].name}")
     others = [exercise.name for exercise in EXERCISES if exercise.name not in own]
     say(f"yours: {', '.join(own)}\nthe library's: {', '.join(others) or 'nothing'}")
     data = load_fashion_mnist("sample", verbose=False)

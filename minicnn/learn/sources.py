@@ -36,6 +36,12 @@ def solution(exercise: Exercise, old: str = "", new: str = "") -> Solution:
 # -- the file that a student begins with -------------------------------------------------------------------------
 
 
+def program() -> str:
+    """What was typed to come here, so that what is told can be typed too."""
+    module = Path(sys.argv[0]).parts[-2:] == ("learn", "__main__.py")
+    return "python -m minicnn.learn" if module else "minicnn learn"
+
+
 def stub(exercise: Exercise) -> str:
     """The text of the file: the task, the docstrings without the answer, the signatures, and no body."""
     owner = exercise.owner
@@ -49,8 +55,8 @@ def stub(exercise: Exercise) -> str:
     return f'''"""{exercise.name}: {exercise.task}.
 {exercise.notes}
 
-    python -m minicnn.learn check {exercise.name}
-    python -m minicnn.learn hint {exercise.name}
+    {program()} check {exercise.name}
+    {program()} hint {exercise.name}
 """
 
 from __future__ import annotations
