@@ -458,6 +458,19 @@ def test_split_with_an_empty_part_is_refused(validation):
         split(*images_and_labels(5), validation)
 
 
+@pytest.mark.parametrize(("n", "share"), [(8, 0.2), (2, 0.5), (3, 0.33)])
+def test_a_split_with_an_empty_part_tells_a_share_that_is_taken(n, share):
+    with pytest.raises(DataError, match=f"such as {share} [(]on the command line --validation {share}[)]"):
+        split(*images_and_labels(n), 0.05)
+    assert len(split(*images_and_labels(n), share)[1][0]) >= 1
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_images_for_a_split_are_told(n):
+    with pytest.raises(DataError, match=f"validation=0.2: too few images [(]{n}[)] to set some aside"):
+        split(*images_and_labels(n), 0.2)
+
+
 def test_split_of_unequal_lengths_is_refused():
     images, labels = images_and_labels(5)
     with pytest.raises(DataError, match="one for each image"):

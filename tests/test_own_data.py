@@ -227,8 +227,23 @@ def test_folders_of_another_kind_are_refused(tmp_path):
     saved(tmp_path / "x.png", picture())
     with pytest.raises(DataError, match="expected one with image files for each class"):
         load_image_folder(tmp_path, 8)
-    with pytest.raises(DataError, match="give a size, such as size=32"):
+    with pytest.raises(DataError, match=r"give a size, such as size=32 \(--size 32\)"):
         load_dataset(photos(tmp_path, {"a": 2, "b": 2}))
+
+
+def test_folders_that_are_empty_or_hold_too_few_images_are_refused_by_name(tmp_path):
+    (tmp_path / "flat" / "empty").mkdir(parents=True)
+    saved(tmp_path / "flat" / "x.png", picture())
+    with pytest.raises(
+        DataError, match=f"^no image files in {tmp_path}/flat, expected some in a folder for each class$"
+    ):
+        load_image_folder(tmp_path / "flat", 8)
+    few = photos(tmp_path / "few", {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=f"^{few}: too few images \\(2\\) to set some aside for a test$"):
+        load_image_folder(few, 8)
+    (photos(tmp_path / "parts" / "train", {"a": 1}).parent / "test").mkdir()
+    with pytest.raises(DataError, match=f"^no image files in {tmp_path}/parts/test, "):
+        load_image_folder(tmp_path / "parts", 8)
 
 
 # --- CSV and IDX of one's own ---

@@ -97,6 +97,8 @@ def load_image_folder(
     if absent := set(range(len(names))) - set(arrays[1].tolist()):
         raise DataError(f"{folder}: no training image in {names[min(absent)]}, expected at least one of each class")
     train_images, train_labels, test_images, test_labels = arrays
+    if not len(test_images):
+        raise DataError(f"{folder}: too few images ({len(train_images)}) to set some aside for a test")
     return Dataset(
         folder.resolve().name,
         f"image files in {folder}" + ("" if given else f", of which training holds out about {test:.0%} for the test"),
@@ -121,6 +123,8 @@ def _listed(folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         for file in sorted((folder / name).rglob("*"))
         if file.is_file() and not file.name.startswith((".", "Thumbs.db"))
     ]
+    if not found:
+        raise DataError(f"no image files in {folder}, expected some in a folder for each class")
     files = np.empty(len(found), object)
     files[:] = [file for file, _ in found]
     return files, np.array([label for _, label in found], np.int64)

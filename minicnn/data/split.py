@@ -26,8 +26,12 @@ def split(
     if labels.shape != (n,):
         raise DataError(f"labels have shape {labels.shape}, expected ({n},): one for each image")
     count = validation * n if isinstance(validation, (float, np.floating)) else validation
+    if n < 2:
+        raise DataError(f"validation={validation}: too few images ({n}) to set some aside")
     if not (0 < count < n and 0 < round(count) < n):
-        raise DataError(f"validation={validation} is {count} of {n} images, expected 1 to {n - 1}")
+        share = f"{max(0.2, 1 / n):.2g}"
+        told = f"validation={validation} is {count:g} of {n} images, expected 1 to {n - 1}"
+        raise DataError(f"{told}: give more or less, such as {share} (on the command line --validation {share})")
     rng = generator("split", seed)
     chosen = np.zeros(n, dtype=bool)
     for label, take in _shares(labels, round(count)).items():
