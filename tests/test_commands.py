@@ -211,6 +211,38 @@ def test_predict_warns_of_each_bright_edge_by_the_files_name(model, tmp_path, ca
     assert capsys.readouterr().err == f"warning: {files[1]}: {told}; try it without --invert\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["sample", "--size", "64"],
+            "size: got 64, and Fashion-MNIST sample has images of 28 x 28 pixels: size is for a",
+        ),
+        (["{}/one", "--size", "8"], "{}/one: got one class, only this, expected at least two"),
+        (
+            ["{}/few", "--size", "8", "--validation", "0.01"],
+            "validation=0.01 is 0.12 of 12 images, expected 1 to 11: give",
+        ),
+        (["{}/few"], "{}/few: neither CSV files such as"),
+        (["emnist"], "emnist: no such folder; the source is one of emnist/byclass, emnist/bymerge, emnist/balanced, "),
+    ],
+)
+def test_data_that_do_not_do_are_told_in_one_line(options, said, colours, tmp_path, capsys):
+    colours[1]("one", {"only this": 1})
+    for part in ("few/train", "few/test"):
+        colours[1](part, {"a": 1, "b": 2})
+    asked = [option.format(tmp_path) for option in options]
+    assert minicnn(["train", "--data", *asked, "--backend", "numpy", "--out", str(tmp_path / "run")]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("data: ")]
+    assert line.startswith(f"error: {said.format(tmp_path)}")
+
+
+def test_a_size_of_csv_files_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        minicnn(["train", "--train-csv", "a.csv", "--test-csv", "b.csv", "--size", "64"])
+    assert "--size: it is for a folder of images, and --train-csv" in capsys.readouterr().err
+
+
 def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path):
     image = np.zeros((1, 28, 28, 1), np.uint8)
     digits = Dataset("MNIST", "here", image, np.zeros(1, int), image, np.zeros(1, int), False, ("0", "1"))

@@ -259,6 +259,7 @@ def test_every_step_says_what_it_tried_and_the_sample_is_loud(tmp_path, monkeypa
         "sample",
     ):
         assert text in captured.err
+    assert "--data DIR, in Python source=DIR" in captured.err
     assert "ONLY A SAMPLE" in captured.err and "2,000" in captured.err and "1,000" in captured.err
     assert captured.out == ""
 
@@ -468,8 +469,12 @@ def small(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", ["mnist", "kmnist", "cifar10", *(key for key in KNOWN if key.startswith("emnist"))])
 def test_each_data_set_is_fetched_kept_and_known(small, serve, monkeypatch, key):
     folder = small(key)
-    with pytest.raises(DataError, match=f"^{key}: .* is nowhere to be had"):
+    with pytest.raises(DataError, match=f"^{key}: .* is nowhere to be had") as told:
         load_dataset(key, verbose=False)
+    known = KNOWN[key]
+    address = known.mirrors[0] + (known.archive[0] if known.archive else "")
+    files = f"put {', '.join(known.md5)} (.gz or not, from {address}) into a folder that you give as source (--data)"
+    assert str(told.value).endswith(f"; {files}, or into {fetch.cache_folder(key)}")
     monkeypatch.setenv("MINICNN_MIRRORS", serve(files_of(folder)))
     first = load_dataset(key, verbose=False)
     monkeypatch.setenv("MINICNN_OFFLINE", "1")
@@ -501,6 +506,16 @@ def test_files_are_known_by_their_content_whatever_they_are_called(tmp_path, sma
     assert load_dataset(folder, verbose=False).name == "KMNIST"  # here both hold 0 to 9
     save_idx(folder / f"{NAMES[1]}.gz", np.arange(10, dtype=np.uint8)[::-1])
     assert load_dataset(folder, verbose=False).name == "unknown data set"
+
+
+def test_files_that_were_put_where_the_error_says_are_taken(small):
+    folder = small("kmnist")
+    with pytest.raises(DataError) as told:
+        load_dataset("kmnist", verbose=False)
+    place = Path(str(told.value).rpartition("or into ")[2])
+    place.parent.mkdir(parents=True)
+    shutil.copytree(folder, place)
+    assert load_dataset("kmnist", verbose=False).source == f"cache {place}"
 
 
 def test_an_archive_with_a_wrong_hash_is_not_opened(small, serve, monkeypatch, capsys):

@@ -101,6 +101,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--optimizer: got {options.optimizer}; for recipe {options.recipe}: {_optimizers()}")
     if options.resume and not options.out:
         parser.error("--resume: expected --out, the folder of the run to go on with")
+    if options.size and (options.train_csv or options.test_csv):
+        parser.error("--size: it is for a folder of images, and --train-csv and --test-csv have 28 x 28 pixels")
     options.out = options.out or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return options
 
@@ -168,7 +170,10 @@ def loaded(options: argparse.Namespace):
     """The data that the options name."""
     if options.train_csv or options.test_csv:
         return load_fashion_mnist(options.data, options.train_csv, options.test_csv)
-    return load_dataset(options.data, options.size, options.channels)
+    data = load_dataset(options.data, options.size, options.channels)
+    if len(data.class_names) < 2:
+        raise ValueError(f"{options.data}: got one class, {', '.join(data.class_names)}, expected at least two")
+    return data
 
 
 def prepare(out: Path, options: argparse.Namespace) -> Checkpoint:

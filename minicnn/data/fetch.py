@@ -75,6 +75,13 @@ def cache_folder(key: str = "fashion_mnist") -> Path | None:
     return Path(base, "minicnn", key.replace("_", "-")) if os.path.isabs(base) else None
 
 
+def by_hand(known: Known, cache: Path | None) -> str:
+    """What to do where nothing can be fetched: which files, from which address, to put where."""
+    address = known.mirrors[0] + (known.archive[0] if known.archive else "")
+    places = f"a folder that you give as source (--data){f', or into {cache}' if cache else ''}"
+    return f"put {', '.join(known.md5)} (.gz or not, from {address}) into {places}"
+
+
 def from_folder(folder: str | os.PathLike | None, missing: dict[str, str], say: Say) -> Arrays:
     """Those of the missing files that lie in the folder, zipped or not, with the right hash."""
     arrays = {}

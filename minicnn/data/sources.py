@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from minicnn.arguments import pair
 from minicnn.data.csv_files import load_csv
 from minicnn.data.dataset import UNKNOWN, Dataset
-from minicnn.data.fetch import Arrays, Say, decoded, file_in, files_in, find_or_fetch
+from minicnn.data.fetch import Arrays, Say, by_hand, cache_folder, decoded, file_in, files_in, find_or_fetch
 from minicnn.data.images import load_image_folder
 from minicnn.data.known import IDX, KNOWN, identify
 from minicnn.errors import DataError
@@ -45,7 +46,13 @@ def load_dataset(
     nothing of the kind.
     """
     say = _sayer(verbose)
-    return _announced(find_dataset(source, size, channels, say, verbose), say)
+    dataset = find_dataset(source, size, channels, say, verbose)
+    h, w = dataset.train_images.shape[1:3]
+    if size is not None and pair(size, "size") != (h, w):
+        raise DataError(
+            f"size: got {size}, and {dataset.name} has images of {h} x {w} pixels: size is for a folder of image files"
+        )
+    return _announced(dataset, say)
 
 
 def find_dataset(source: str | os.PathLike, size, channels: int, say: Say, verbose: bool) -> Dataset:
@@ -58,7 +65,10 @@ def find_dataset(source: str | os.PathLike, size, channels: int, say: Say, verbo
         return _from_folder(Path(source), size, channels, verbose)
     found = find_or_fetch(source, say, verbose)
     if found is None:
-        raise DataError(f"{source}: {KNOWN[source].title} is nowhere to be had, neither in the cache nor from a mirror")
+        raise DataError(
+            f"{source}: {KNOWN[source].title} is nowhere to be had, neither in the cache nor from a mirror;"
+            f" {by_hand(KNOWN[source], cache_folder(source))}"
+        )
     return _fetched(source, *found)
 
 
@@ -120,9 +130,9 @@ def _sample() -> Dataset:
 def _from_folder(folder: Path, size=None, channels: int = 3, verbose: bool = True) -> Dataset:
     """Upstream files, else CSV files, else a folder of images for each class."""
     if not os.path.isdir(folder):
-        raise DataError(
-            f"{folder}: no such folder; the source is 'auto', 'sample' or a folder, or one of {', '.join(KNOWN)}"
-        )
+        parts = [name for name in KNOWN if name.startswith(f"{folder}/")]  # of emnist
+        wanted = "the source is one of" if parts else "the source is 'auto', 'sample' or a folder, or one of"
+        raise DataError(f"{folder}: no such folder; {wanted} {', '.join(parts or KNOWN)}")
     absent = [name for name in IDX if file_in(folder, name) is None]
     for known in KNOWN.values():
         found = files_in(folder, known.md5)
@@ -135,7 +145,7 @@ def _from_folder(folder: Path, size=None, channels: int = 3, verbose: bool = Tru
         return load_image_folder(folder, size, channels, verbose=verbose)
     raise DataError(
         f"{folder}: neither CSV files such as {TRAIN_CSV} and {TEST_CSV} nor (.gz or not) {', '.join(absent)};"
-        " for a folder of images for each class, give a size, such as size=32"
+        " for a folder of images for each class, give a size, such as size=32 (--size 32)"
     )
 
 
@@ -184,7 +194,7 @@ def _sample_warning(dataset: Dataset) -> str:
         "THIS IS ONLY A SAMPLE OF FASHION-MNIST:",
         f"{len(dataset.train_images):,} training and {len(dataset.test_images):,} test images, not 60,000 and 10,000.",
         "A score on it is NOT a score on the data set.",
-        "For the whole: source=DIR or MINICNN_DATA=DIR, a folder with the CSV or IDX files.",
+        "For the whole: --data DIR, in Python source=DIR, or MINICNN_DATA=DIR, a folder with the CSV or IDX files.",
     )
     width = max(map(len, lines))
     rule = "#" * (width + 6)
