@@ -58,6 +58,14 @@ def atomic_write(path: str | os.PathLike, keep: str | os.PathLike | None = None)
         raise
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder, and those that it lies in, unless they are there; FileExistsError where a file is in the way."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise FileExistsError(f"{path}: expected a folder, and a file is in the way") from None
+
+
 def target_of(path: str | os.PathLike) -> Path:
     """The file that links lead to, or `path` itself."""
     return Path(os.path.realpath(path))

@@ -237,6 +237,18 @@ def test_data_that_do_not_do_are_told_in_one_line(options, said, colours, tmp_pa
     assert line.startswith(f"error: {said.format(tmp_path)}")
 
 
+def test_a_file_where_a_folder_is_to_be_is_told_in_one_line(colours, tmp_path, capsys):
+    path, folder = colours
+    data = folder("images", {"red": 0, "blue": 2})
+    commands = ["train", "--size", "8"], ["evaluate", path]
+    for command, out in zip(commands, (path, f"{path}/run"), strict=True):
+        assert minicnn([*command, "--data", data, "--out", out]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line == f"error: {out}: expected a folder, and a file is in the way"
+    assert minicnn(["explain", path, "--data", data, "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert (tmp_path / "new" / "page.html").exists()
+
+
 def test_a_size_of_csv_files_is_refused(capsys):
     with pytest.raises(SystemExit):
         minicnn(["train", "--train-csv", "a.csv", "--test-csv", "b.csv", "--size", "64"])

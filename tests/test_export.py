@@ -829,6 +829,17 @@ def test_the_commands_write_and_read_by_the_files_ending(trained, sample, tmp_pa
     assert told[1].endswith("nowhere.onnx: no such file") and len(told) == 2
 
 
+def test_the_commands_make_the_folder_of_what_they_write(trained, tmp_path, capsys):
+    trained.save(tmp_path / "model.npz")
+    out = tmp_path / "out dir" / "of mine" / "m.safetensors"
+    assert main(["export", str(tmp_path / "model.npz"), str(out)]) == 0
+    back = tmp_path / "back" / "model.npz"
+    assert main(["import", str(out), str(back)]) == 0
+    np.testing.assert_array_equal(minicnn.load(back).get_weights()[0], trained.get_weights()[0])
+    assert main(["export", str(back), f"{out}/m.py"]) == 1
+    assert capsys.readouterr().err == f"error: {out}: expected a folder, and a file is in the way\n"
+
+
 @pytest.mark.parametrize("extra", ["onnx", "safetensors"])
 def test_an_extra_that_is_missing_is_named(extra, trained, tmp_path, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.split(".")[0] == extra]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from minicnn.commands.score import draw_errors, score, tell
+from minicnn.files import make_folder
 from minicnn.options import DATA_HELP, MODEL_HELP, model_and_data
 from minicnn.say import say, warn
 from minicnn.tables import table
@@ -40,6 +41,6 @@ def run(options: argparse.Namespace) -> None:
     say(table(rows))
     tell(results, data, matrix)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         draw_errors(options.out, data, probabilities, matrix)
         say(f"pictures: {options.out}")

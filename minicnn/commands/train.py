@@ -30,7 +30,7 @@ from minicnn.commands.score import draw_errors, note_of, score, tell
 from minicnn.data import load_dataset, load_fashion_mnist, split
 from minicnn.errors import CheckpointError
 from minicnn.explain import explain
-from minicnn.files import atomic_write, lock, remove, temporaries
+from minicnn.files import atomic_write, lock, make_folder, remove, temporaries
 from minicnn.layers import BatchNorm
 from minicnn.options import DATA_HELP
 from minicnn.recipes import RECIPES, Recipe, small_network
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace, ranks: distributed.Ranks) -> None:
     if ranks.rank:
         train(data, None, options, ranks)
         return
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with lock(out):
         checkpoint = prepare(out, options)
         results, model, history = train(data, checkpoint, options, ranks)

@@ -14,6 +14,7 @@ from minicnn.data.dataset import Dataset
 from minicnn.data.make_sample import make_sample
 from minicnn.data.sources import TEST_CSV, TRAIN_CSV, load_fashion_mnist
 from minicnn.errors import DataError
+from minicnn.files import make_folder
 from minicnn.say import say, warn
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         dataset = load_fashion_mnist(options.source)
-        options.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(options.folder)
         (export_csv if options.command == "export-csv" else make_sample)(dataset, options.folder)
     except (DataError, OSError) as error:
         warn(f"error: {error}")

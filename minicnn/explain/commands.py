@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 import minicnn
 from minicnn.explain.page import explain
+from minicnn.files import make_folder
 from minicnn.options import DATA_HELP, MODEL_HELP, model_and_data
 from minicnn.say import say, warn
 
@@ -41,6 +43,7 @@ def write(options: argparse.Namespace) -> None:
     image, label = data.test_images[options.image], int(data.test_labels[options.image])
     title = f"Test image {options.image} of {data.name}, through {os.path.basename(options.model)} and back"
     names = data.class_names
+    make_folder(Path(options.out).parent)
     explain(model, image, options.out, label, names, title)
     told = (
         f"image {options.image} of {data.name}, a {names[label]}, recognised as {names[model.predict_classes(image)]}"

@@ -11,6 +11,7 @@ from minicnn.export.numpy_writer import to_numpy
 from minicnn.export.onnx_reader import from_onnx
 from minicnn.export.onnx_writer import to_onnx
 from minicnn.export.safetensors_files import from_safetensors, to_safetensors
+from minicnn.files import make_folder
 from minicnn.options import MODEL_HELP
 from minicnn.say import say, warn
 
@@ -38,12 +39,15 @@ def import_main(arguments: list[str] | None = None) -> int:
 
 def _export(source: str, out: str) -> None:
     write = choice(Path(out).suffix, f"{out}: ending", WRITERS)
-    write(minicnn.load(source), out)
+    model = minicnn.load(source)
+    make_folder(Path(out).parent)
+    write(model, out)
     say(f"{out}: written")
 
 
 def _import(source: str, out: str) -> None:
     model = choice(Path(source).suffix, f"{source}: ending", READERS)(source)
+    make_folder(Path(out).parent)
     model.save(out)
     say(f"{model}\n{out}: written")
 
