@@ -1,5 +1,6 @@
 """The command `minicnn`: what it lists, what each of its commands does, and mistakes told in one line."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -153,6 +154,16 @@ def test_evaluate_and_explain_know_classes_by_their_names(colours, tmp_path, cap
         assert said == f"error: {command} has abluee; the model knows red, green, blue\n"
 
 
+def test_photos_without_pillow_are_told_in_one_line(colours, tmp_path, monkeypatch, capsys):
+    path, folder = colours
+    data = folder("images", {"red": 0, "blue": 2})
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for command in (["train", "--size", "8", "--out", str(tmp_path / "run")], ["evaluate", path], ["explain", path]):
+        assert minicnn([*command, "--data", data]) == 1
+    line = 'error: PIL is not installed: pip install "minicnn-numba[images]"'
+    assert capsys.readouterr().err.splitlines() == [line] * 3
+
+
 def test_a_model_without_names_takes_the_numbers_as_they_are(colours, capsys):
     path, folder = colours
     model = load(path)
@@ -216,7 +227,7 @@ def test_predict_warns_of_each_bright_edge_by_the_files_name(model, tmp_path, ca
     [
         (
             ["sample", "--size", "64"],
-            "size: got 64, and Fashion-MNIST sample has images of 28 x 28 pixels: size is for a",
+            "size: got 64, and Fashion-MNIST sample has 28 x 28 pixels: size is for a folder",
         ),
         (["{}/one", "--size", "8"], "{}/one: got one class, only this, expected at least two"),
         (

@@ -96,13 +96,12 @@ def load_image_folder(
         arrays += [images, labels[readable]]
     if absent := set(range(len(names))) - set(arrays[1].tolist()):
         raise DataError(f"{folder}: no training image in {names[min(absent)]}, expected at least one of each class")
-    train_images, train_labels, test_images, test_labels = arrays
-    if not len(test_images):
-        raise DataError(f"{folder}: too few images ({len(train_images)}) to set some aside for a test")
+    if not len(arrays[2]):
+        raise DataError(f"{folder}: too few images ({len(arrays[0])}) to set some aside for a test")
     return Dataset(
         folder.resolve().name,
         f"image files in {folder}" + ("" if given else f", of which training holds out about {test:.0%} for the test"),
-        *(train_images, train_labels, test_images, test_labels),
+        *(arrays[0], arrays[1], arrays[2], arrays[3]),
         is_sample=False,
         class_names=tuple(names),
     )

@@ -50,7 +50,7 @@ def load_dataset(
     h, w = dataset.train_images.shape[1:3]
     if size is not None and pair(size, "size") != (h, w):
         raise DataError(
-            f"size: got {size}, and {dataset.name} has images of {h} x {w} pixels: size is for a folder of image files"
+            f"size: got {size}, and {dataset.name} has {h} x {w} pixels: size is for a folder of image files"
         )
     return _announced(dataset, say)
 
