@@ -27,7 +27,7 @@ def warn(text: str) -> None:
 def advise(text: str) -> None:
     """A Python warning, at the line outside minicnn from which all the calls came."""
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == "minicnn":
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] == "minicnn":
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
 
