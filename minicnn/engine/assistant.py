@@ -21,6 +21,7 @@ from numba import config, types
 from numba.extending import intrinsic
 
 from minicnn.engine import threads
+from minicnn.engine.lanes import address_of
 
 PIECES = 2
 # The claims, an array of CLAIMS numbers: first what is to be told of the image; then how many pieces are claimed, NOTHING
@@ -37,7 +38,7 @@ def add(typing, claims, index, n):
     """claims[index] += n, as one step that no other thread comes between; the number before."""
 
     def codegen(context, builder, signature, args):
-        return builder.atomic_rmw("add", _address(context, builder, signature, args), args[2], "seq_cst")
+        return builder.atomic_rmw("add", address_of(context, builder, claims, *args[:2]), args[2], "seq_cst")
 
     return types.int64(claims, types.intp, types.int64), codegen
 
@@ -47,7 +48,7 @@ def look(typing, claims, index):
     """claims[index] as another thread may have left it."""
 
     def codegen(context, builder, signature, args):
-        return builder.load_atomic(_address(context, builder, signature, args), "seq_cst", 8)
+        return builder.load_atomic(address_of(context, builder, claims, *args[:2]), "seq_cst", 8)
 
     return types.int64(claims, types.intp), codegen
 
@@ -57,15 +58,10 @@ def put(typing, claims, index, n):
     """claims[index] = n, seen by other threads after all that was written before."""
 
     def codegen(context, builder, signature, args):
-        builder.store_atomic(args[2], _address(context, builder, signature, args), "seq_cst", 8)
+        builder.store_atomic(args[2], address_of(context, builder, claims, *args[:2]), "seq_cst", 8)
         return context.get_dummy_value()
 
     return types.void(claims, types.intp, types.int64), codegen
-
-
-def _address(context, builder, signature, args):
-    array = context.make_array(signature.args[0])(context, builder, args[0])
-    return builder.gep(array.data, [args[1]])
 
 
 def _add(claims, index, n):

@@ -121,7 +121,8 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(manager[vector.dtype].get_value_type(), vector.lanes))
 
 
-def _address(context, builder, array_type, array, index):
+def address_of(context, builder, array_type, array, index):
+    """Of array[index], to LLVM."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
@@ -224,7 +225,7 @@ def _load_vector(typing, like, array, index):
     vector = _VectorType(array.dtype, like.lanes)
 
     def codegen(context, builder, signature, args):
-        return _load(context, builder, vector, _address(context, builder, array, args[1], args[2]))
+        return _load(context, builder, vector, address_of(context, builder, array, args[1], args[2]))
 
     return vector(like, array, types.intp), codegen
 
@@ -232,7 +233,7 @@ def _load_vector(typing, like, array, index):
 @intrinsic
 def _store_vector(typing, array, index, vector):
     def codegen(context, builder, signature, args):
-        _store(context, builder, vector, _address(context, builder, array, args[0], args[1]), args[2])
+        _store(context, builder, vector, address_of(context, builder, array, args[0], args[1]), args[2])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -255,7 +256,7 @@ def _ask_ahead(builder, vector, address):
 @intrinsic
 def _prefetch(typing, array, index):
     def codegen(context, builder, signature, args):
-        _ask(builder, _address(context, builder, array, args[0], args[1]))
+        _ask(builder, address_of(context, builder, array, args[0], args[1]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
@@ -266,7 +267,7 @@ def _load_prefetching(typing, like, array, index):
     vector = _VectorType(array.dtype, like.lanes)
 
     def codegen(context, builder, signature, args):
-        address = _address(context, builder, array, args[1], args[2])
+        address = address_of(context, builder, array, args[1], args[2])
         _ask_ahead(builder, vector, address)
         return _load(context, builder, vector, address)
 
@@ -276,7 +277,7 @@ def _load_prefetching(typing, like, array, index):
 @intrinsic
 def _store_prefetching(typing, array, index, vector):
     def codegen(context, builder, signature, args):
-        address = _address(context, builder, array, args[0], args[1])
+        address = address_of(context, builder, array, args[0], args[1])
         _ask_ahead(builder, vector, address)
         _store(context, builder, vector, address, args[2])
         return context.get_dummy_value()
@@ -539,7 +540,7 @@ def _gather(typing, table, first, count, rows):
         def offset(i):
             index = builder.add(args[1], ir.Constant(args[1].type, i))
             index = builder.select(builder.icmp_signed("<", index, last), index, last)
-            return builder.load(_address(context, builder, table, args[0], index))
+            return builder.load(address_of(context, builder, table, args[0], index))
 
         return _each(builder, context.get_value_type(offsets), offset)
 
@@ -569,7 +570,7 @@ def _load_rows(typing, like, array, offsets, index):
     def codegen(context, builder, signature, args):
         def row(i):
             index = builder.add(builder.extract_value(args[2], i), args[3])
-            return _load(context, builder, like, _address(context, builder, array, args[1], index))
+            return _load(context, builder, like, address_of(context, builder, array, args[1], index))
 
         return _each(builder, context.get_value_type(block), row)
 
@@ -587,7 +588,7 @@ def _load_inside(typing, like, array, at, step, first, count, rows):
 
         def row(i):
             number = ir.Constant(index.type, i)
-            address = _address(context, builder, array, args[1], builder.add(index, builder.mul(step, number)))
+            address = address_of(context, builder, array, args[1], builder.add(index, builder.mul(step, number)))
             inside = builder.icmp_unsigned("<", builder.add(first, number), count)  # a negative number is a huge one
             return _load(
                 context, builder, like, builder.select(inside, builder.bitcast(address, nothing.type), nothing)
@@ -603,7 +604,7 @@ def _store_rows(typing, array, offsets, index, block):
     def codegen(context, builder, signature, args):
         for i in range(block.count):
             index = builder.add(builder.extract_value(args[1], i), args[2])
-            address = _address(context, builder, array, args[0], index)
+            address = address_of(context, builder, array, args[0], index)
             _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
         return context.get_dummy_value()
 
@@ -615,7 +616,7 @@ def _store_rows_prefetching(typing, array, offsets, index, block):
     def codegen(context, builder, signature, args):
         for i in range(block.count):
             index = builder.add(builder.extract_value(args[1], i), args[2])
-            address = _address(context, builder, array, args[0], index)
+            address = address_of(context, builder, array, args[0], index)
             _ask_ahead(builder, block.dtype, address)
             _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
         return context.get_dummy_value()
@@ -630,7 +631,7 @@ def _multiply_add(typing, x, offsets, k, vector, sums):
 
         def row(i):
             index = builder.add(builder.extract_value(args[1], i), args[2])
-            factor = _splat(builder, llvm_vector, builder.load(_address(context, builder, x, args[0], index)))
+            factor = _splat(builder, llvm_vector, builder.load(address_of(context, builder, x, args[0], index)))
             total = builder.extract_value(args[4], i)
             if x.dtype == types.uint32:
                 return _dot(builder, factor, args[3], total)
