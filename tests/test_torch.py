@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from minicnn import (
     Conv2D,
     Dense,
     DepthwiseConv2D,
+    Flatten,
     GlobalAveragePool2D,
     GlobalMaxPool2D,
     LeakyReLU,
@@ -251,3 +255,65 @@ def test_a_whole_network_has_the_same_gradients():
     assert value == pytest.approx(loss.item(), rel=1e-10)
     for w, parameter, turn in zip(learnt, net.parameters(), turns, strict=True):
         np.testing.assert_allclose(turn(w.grad), parameter.grad.numpy(), rtol=1e-8, atol=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What README tells those who come from PyTorch
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def layers_of_the_table():
+    """(theirs, ours), two lists of code, for every row that names a layer or several on both sides."""
+    text = README.split("| Keras | PyTorch | minicnn |\n")[1].split("\n\n")[0]
+    for row in text.splitlines()[1:]:
+        theirs, ours = (re.findall("`([^`]+)`", cell) for cell in row.strip("| ").split(" | ")[-2:])
+        names = [code.partition("(")[0] for code in theirs]
+        if names and all(hasattr(nn, name) and not name.endswith("Loss") for name in names):
+            yield from [(theirs, ours)] if len(ours) == 1 else [([t], [o]) for t, o in zip(theirs, ours, strict=True)]
+
+
+def as_the_readme_carries_weights(model, net):
+    """The README's own lines, by which weights come from PyTorch."""
+    [block] = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "state_dict" in b]
+    exec(block, {"model": model, "net": net, "Flatten": Flatten})
+
+
+def answers_agree(model, net, x):
+    as_the_readme_carries_weights(model, net)
+    with torch.no_grad():
+        expected = channels_last(net.eval()(tensor(channels_first(x))).numpy())
+    y = model.outputs(x)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [8, 7])
+@pytest.mark.parametrize(("theirs", "ours"), list(layers_of_the_table()), ids=lambda code: ", ".join(code))
+def test_a_row_of_the_readmes_table_gives_the_same_outputs_with_the_same_weights(theirs, ours, size):
+    net = nn.Sequential(*(eval(code, vars(nn)) for code in theirs)).double()
+    sizes = ("in_channels", "num_features", "in_features")
+    channels = next((getattr(net[0], name) for name in sizes if hasattr(net[0], name)), 3)
+    x = normal(4, channels) if isinstance(net[0], nn.Linear) else normal(4, size, size, channels)
+    answers_agree(Sequential([eval(code, vars(minicnn)) for code in ours], x.shape[1:], dtype="float64"), net, x)
+
+
+def test_the_readmes_table_has_rows_of_every_kind_of_layer():
+    names = {code.partition("(")[0] for theirs, _ in layers_of_the_table() for code in theirs}
+    assert names >= {"Conv2d", "MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d", "Linear", "BatchNorm2d", "Dropout"}
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_readmes_lines_carry_a_whole_networks_weights(norm):
+    """However many arrays stand before the first linear layer."""
+    bodies = [nn.Conv2d(2, 4, 3, padding=1)], [nn.Conv2d(4, 6, 3, stride=2, padding=1)]
+    layers = [Conv2D(4, 3)], [Conv2D(6, 3, stride=2, padding=1)]
+    theirs = [m for body in bodies for m in (*body, *[nn.BatchNorm2d(body[0].out_channels)] * norm, nn.ReLU())]
+    ours = [l for one in layers for l in (*one, *[BatchNorm() for _ in range(norm)], ReLU())]
+    net = nn.Sequential(*theirs, nn.Flatten(), nn.Linear(6 * 4 * 5, 7), nn.ReLU(), nn.Linear(7, 3)).double()
+    x = normal(5, 8, 10, 2)
+    with torch.no_grad():
+        net(tensor(channels_first(x)))  # moves the running statistics
+    model = Sequential([*ours, Flatten(), Dense(7, activation="relu"), Dense(3)], x.shape[1:], dtype="float64")
+    answers_agree(model, net, x)
