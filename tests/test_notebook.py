@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from minicnn.data.sources import SAMPLE_FOLDER
@@ -84,6 +85,42 @@ def test_what_it_says_in_prose_is_what_the_recipes_are(committed):
     assert f"batches of {default.batch_size}" in prose and f"trains for {default.epochs} epochs" in prose
     for link in re.findall(r"\]\(([^)#]+)\)", prose):
         assert (NOTEBOOK.parent / link).exists(), link
+
+
+def of_project_files(notebook):
+    """The first cell, and those further down that show what it read in the project's folder."""
+    first, *others = code(notebook)
+    return [first, *(cell for cell in others if re.search("ablation|readme", "".join(cell["source"])))]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_away_from_the_checkout_it_says_at_the_top_what_is_missing_and_goes_on(
+    committed, tmp_path, monkeypatch, capsys, beside
+):
+    pytest.importorskip("IPython", reason="the extra notebook brings it")
+    first, *others = of_project_files(committed)
+    monkeypatch.chdir(NOTEBOOK.parent if beside else tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    shown, space = [], {}
+    with matplotlib.rc_context():
+        exec("".join(first["source"]), space)
+        missing = re.findall(r"^(\S+) is not here: ", capsys.readouterr().out, re.MULTILINE)
+        space["display"] = lambda thing: shown.append(thing.data)
+        for cell in others:
+            exec("".join(cell["source"]), space)
+        space["plt"].close("all")
+    tables = ["".join(output["data"].get("text/markdown", "")) for cell in others for output in cell["outputs"]]
+    tables = [table for table in tables if table]
+    assert len(others) == 3 and len(tables) == 2
+    if beside:
+        assert missing == [] and shown == tables
+    else:
+        assert missing == ["benchmarks/ablation.md", "README.md"]
+        assert shown == ["*(the file that this table is taken from is not here)*"] * 2
+
+
+def test_no_cell_but_the_first_reads_a_file_of_the_project(committed):
+    assert not [cell["execution_count"] for cell in code(committed)[1:] if re.search(r"\.\./", "".join(cell["source"]))]
 
 
 @pytest.mark.slow
