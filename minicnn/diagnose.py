@@ -22,6 +22,7 @@ from minicnn.losses import CrossEntropy
 from minicnn.network import Network
 from minicnn.parameters import Parameter
 from minicnn.seeds import generator
+from minicnn.tables import html_table
 
 STEPS, BATCH, IMAGES = 40, 32, 640
 FEW, MOST = 20, 0.9  # held-out images too few to judge by; a share of one class that leaves nothing to learn
@@ -36,8 +37,11 @@ class Verdict:
     found: str
     advice: str
 
+    def __post_init__(self):
+        self.ok = bool(self.ok)  # of NumPy's comparisons
 
-@dataclass
+
+@dataclass(repr=False)
 class Diagnosis:
     """All verdicts; printing it gives a table."""
 
@@ -60,6 +64,12 @@ class Diagnosis:
             if not verdict.ok:
                 lines.append(f"{'':<17}-> {verdict.advice}")
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = ((v.name, "ok" if v.ok else "LOOK", v.found, "" if v.ok else v.advice) for v in self.verdicts)
+        return html_table([("check", "", "found", "advice"), *rows])
 
 
 def diagnose(
@@ -200,7 +210,7 @@ def _leak(trial: _Trial) -> Verdict:
     moved = np.abs(trial.model.forward(images)[1:] - before[1:]).max(initial=0)
     found = f"another image in the batch moves an output by {moved:.2g}"
     advice = "some layer works along the batch axis: look for axis=0, and for reshape where transpose was meant"
-    return Verdict("leak", bool(moved <= 1e-4 * np.abs(before).max()), found, advice)
+    return Verdict("leak", moved <= 1e-4 * np.abs(before).max(), found, advice)
 
 
 def _worst(shares: dict[str, float], kind: str, found: str) -> tuple[float, str]:

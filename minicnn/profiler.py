@@ -10,6 +10,7 @@ multiplications than it is counted for, and may so pass 100%.
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ from minicnn.arguments import integer
 from minicnn.layers import Layer, sequence
 from minicnn.network import Network
 from minicnn.parameters import Parameter, Parameters
-from minicnn.say import say
-from minicnn.tables import size, table
+from minicnn.say import in_notebook, say
+from minicnn.tables import html_table, size, table
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class LayerProfile:
         return 2 * (forward * self.forward_macs + backward * self.backward_macs) / seconds if seconds else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Profile:
     """A step of `batch` images, layer by layer; `peak` is the machine's measured most, in operations a second."""
 
@@ -56,13 +57,24 @@ class Profile:
         return LayerProfile("total", *(sum(getattr(layer, field) for layer in self.layers) for field in fields))
 
     def __str__(self) -> str:
-        longest = max(layer.forward + layer.backward for layer in self.layers)
-        head = ("layer", "time", "forward", "GFLOP/s", "backward", "GFLOP/s", "MACs", "of peak", "memory")
-        rows = [head, *(self._row(layer, longest) for layer in self.layers), self._row(self.total, float("inf"))]
+        return f"{table(self._rows())}\n{self._ending()}"
+
+    def __repr__(self) -> str:
+        return f"Profile of {self._ending()}"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows())
+
+    def _ending(self) -> str:
         total = 1e3 * (self.total.forward + self.total.backward)
-        return f"{table(rows)}\na step of {self.batch} images: {total:.1f} ms, and the optimizer's" + (
+        return f"a step of {self.batch} images: {total:.1f} ms, and the optimizer's" + (
             f"; all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s" if self.peak else ""
         )
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        longest = max(layer.forward + layer.backward for layer in self.layers)
+        head = ("layer", "time", "forward", "GFLOP/s", "backward", "GFLOP/s", "MACs", "of peak", "memory")
+        return [head, *(self._row(layer, longest) for layer in self.layers), self._row(self.total, float("inf"))]
 
     def _row(self, layer: LayerProfile, longest: float) -> tuple[str, ...]:
         def timed(seconds, rate):
@@ -85,7 +97,8 @@ class Profile:
 
 
 def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", steps: int = 10) -> Profile:
-    """Time training steps on the batch (x, y), layer by layer, after one to warm up; prints a table and returns it.
+    """Time training steps on the batch (x, y), layer by layer, after one to warm up; prints a table and returns it (in a
+    notebook it is returned, and shows itself).
 
     `profile(...).chart("profile.png")` draws it. Weights, running statistics and dropout's masks stay as they are.
     """
@@ -106,7 +119,8 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
         timed = zip(self.steps, *medians.T.tolist(), strict=True)
         rows = [_row(step, forward, back, len(x), step in learning) for step, forward, back in timed]
     report = Profile(rows, len(x), engine.measured_peak(np.dtype(self.dtype)))
-    say(str(report))
+    if not in_notebook(sys.stdout):
+        say(str(report))
     return report
 
 

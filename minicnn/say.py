@@ -32,6 +32,11 @@ def advise(text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
+def in_notebook(stream) -> bool:
+    """Whether what is written there appears in a notebook."""
+    return type(stream).__module__.startswith("ipykernel")
+
+
 def _write(stream, text: str) -> None:
     if stream is None:  # it was closed before Python began
         return
@@ -74,7 +79,7 @@ def bar(*steps, hidden: bool, **options) -> tqdm:
     widget, and hidden where ipywidgets is not installed."""
     closed = sys.stderr is None or getattr(sys.stderr, "closed", False)
     kind: type[tqdm] = _Bar
-    if not (hidden or closed) and type(sys.stderr).__module__.startswith("ipykernel"):
+    if not (hidden or closed) and in_notebook(sys.stderr):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that ipywidgets is not installed
             from tqdm import auto  # brings asyncio

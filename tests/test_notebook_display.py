@@ -72,6 +72,33 @@ def test_a_gradient_checks_report_is_its_table():
     assert ElementTree.fromstring(report._repr_html_()).text == str(report)
 
 
+def test_a_diagnosis_is_its_table_and_its_verdicts_are_plain():
+    images = np.random.default_rng(0).integers(0, 256, (96, 6, 6, 1)).astype(np.uint8)
+    report = net().diagnose(images, np.arange(96) % 4)
+    assert repr(report) == str(report)
+    head, *rows = cells(report)
+    assert head == ["check", "", "found", "advice"]
+    for row, verdict in zip(rows, report.verdicts, strict=True):
+        assert type(verdict.ok) is bool
+        assert row == [
+            verdict.name,
+            *(("ok", verdict.found, "") if verdict.ok else ("LOOK", verdict.found, verdict.advice)),
+        ]
+    assert {row[1] for row in rows} == {"ok", "LOOK"}  # of noise nothing can be learnt
+
+
+@pytest.mark.parametrize("notebook", [False, True])
+def test_a_profile_is_printed_or_in_a_notebook_shown_and_not_both(notebook, monkeypatch):
+    stream = Stream() if notebook else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    report = net().profile(np.ones((5, 6, 6, 1), np.float32), np.zeros(5, int), steps=1)
+    assert stream.getvalue() == ("" if notebook else f"{report}\n")
+    assert repr(report).startswith("Profile of a step of 5 images: ") and "\n" not in repr(report)
+    head, *rows, total = cells(report)
+    assert head[:3] == ["layer", "time", "forward"] and total[0] == "total"
+    assert [row[0] for row in rows] == [layer.name for layer in report.layers]
+
+
 def test_a_dataset_is_told_in_a_line_and_shown_class_by_class():
     data = minicnn.load_fashion_mnist("sample", verbose=False)
     line = "Dataset Fashion-MNIST sample: 2,000 training and 1,000 test images (28, 28, 1), 10 classes, from "
