@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ from minicnn.data.sources import SAMPLE_FOLDER
 from minicnn.recipes import RECIPES
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "fashion_mnist.ipynb"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PLACES = r"(?<![\w.])(?:/(?:home|root|tmp|opt|usr|var|mnt|work|Users)\b|[A-Za-z]:\\|~/)|https?://|file:"
 
 
@@ -138,5 +140,8 @@ def test_it_runs_on_the_sample(monkeypatch):
     assert "Fashion-MNIST sample: 2,000 training images, 1,000 test images" in said
     assert "white: pixel31" in said
     assert "the kernel is flipped" in said
-    errors = [output for cell in code(notebook) for output in cell["outputs"] if output.get("name") == "stderr"]
+    outputs = [output for cell in code(notebook) for output in cell["outputs"]]
+    bars = [output for output in outputs if WIDGET in output.get("data", {})]
+    assert len(bars) == (12 if find_spec("ipywidgets") else 0)  # one for each epoch of the four trainings
+    errors = [output for output in outputs if output.get("name") == "stderr"]
     assert all("".join(output["text"]).startswith("Compiling kernels (once)") for output in errors), errors

@@ -23,6 +23,7 @@ def test_the_oldest_python_is_the_projects_and_the_packages_are_those_it_names()
         "fastapi",
         "uvicorn",
         "pillow",
+        "ipywidgets",
     } <= versions.named()
     assert not {"torch", "tensorflow"} & versions.named()
 
