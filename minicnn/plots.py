@@ -308,7 +308,7 @@ def profile(report, path: str | Path | None = None, note: str = "") -> Figure:
     axes = figure.subplots()
     axes.barh(names, forward, color=BLUE, label="forward")
     bars = axes.barh(names, backward, left=forward, color=AMBER, label="backward")
-    shares = [f"{layer.rate() / report.peak:.0%} of peak" if layer.rate() else "" for layer in report.layers]
+    shares = [f"{share} of peak" if share else "" for share in map(report.share, report.layers)]
     axes.bar_label(bars, shares, padding=4, fontsize=SMALL)
     axes.invert_yaxis()
     axes.margins(x=0.14)

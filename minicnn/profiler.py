@@ -5,11 +5,13 @@
 Every one's forward and backward are timed over several training steps, and the median is taken. With the multiply-adds that
 a layer asks for, its time becomes a rate, and beside the rate that this machine's cores reach at most (`engine/peak.py`) a
 share: how much of what could be had is had. A convolution by Winograd's algorithm computes its result with fewer
-multiplications than it is counted for, and may so pass 100%.
+multiplications than it is counted for, and may so pass 100%. Where a share is more than can be, the peak was measured while
+other programs had the cores, and no share is told.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -18,16 +20,19 @@ import numpy as np
 
 from minicnn import engine, inputs, losses
 from minicnn.arguments import integer
-from minicnn.layers import Layer, sequence
+from minicnn.layers import Conv2D, Layer, sequence
 from minicnn.network import Network
 from minicnn.parameters import Parameter, Parameters
 from minicnn.say import in_notebook, say
 from minicnn.tables import html_table, size, table
 
+WINOGRAD = 0.16  # of the multiplications are left, at the least: of a 5x5 convolution
+
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer: seconds forward and backward, multiply-adds of each for the whole batch, bytes it holds."""
+    """One layer: seconds forward and backward, multiply-adds of each for the whole batch, bytes it holds, and the share of
+    the peak that it can have at most."""
 
     name: str
     forward: float
@@ -35,6 +40,7 @@ class LayerProfile:
     forward_macs: int
     backward_macs: int
     memory: int
+    most: float = math.inf
 
     def rate(self, forward: bool = True, backward: bool = True) -> float:
         """Floating-point operations a second, a multiply-add being two; 0 where the layer has none."""
@@ -56,6 +62,17 @@ class Profile:
         fields = ("forward", "backward", "forward_macs", "backward_macs", "memory")
         return LayerProfile("total", *(sum(getattr(layer, field) for layer in self.layers) for field in fields))
 
+    @property
+    def credible(self) -> bool:
+        """Whether each layer's share of the peak is one that can be."""
+        return all(layer.rate() <= layer.most * self.peak for layer in self.layers)
+
+    def share(self, layer: LayerProfile) -> str:
+        """The layer's share of the peak, as text: nothing where there is none, "-" where not all are credible."""
+        if not (self.peak and layer.rate()):
+            return ""
+        return f"{layer.rate() / self.peak:.0%}" if self.credible else "-"
+
     def __str__(self) -> str:
         return f"{table(self._rows())}\n{self._ending()}"
 
@@ -67,9 +84,10 @@ class Profile:
 
     def _ending(self) -> str:
         total = 1e3 * (self.total.forward + self.total.backward)
-        return f"a step of {self.batch} images: {total:.1f} ms, and the optimizer's" + (
-            f"; all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s" if self.peak else ""
-        )
+        step = f"a step of {self.batch} images: {total:.1f} ms, and the optimizer's"
+        peak = f"; all cores' measured peak: {self.peak / 1e9:.0f} GFLOP/s" if self.peak else ""
+        busy = ", too low to be true: other programs had the cores, and no share of it is told (-)"
+        return step + peak + (busy if peak and not self.credible else "")
 
     def _rows(self) -> list[tuple[str, ...]]:
         longest = max(layer.forward + layer.backward for layer in self.layers)
@@ -85,7 +103,7 @@ class Profile:
             *(layer.name, "#" * round(20 * (layer.forward + layer.backward) / longest)),
             *timed(layer.forward, layer.rate(backward=False)),
             *timed(layer.backward, layer.rate(forward=False)),
-            *((f"{macs / 1e6:,.1f} M", f"{layer.rate() / self.peak:.0%}" if self.peak else "") if macs else ("", "")),
+            *(f"{macs / 1e6:,.1f} M" if macs else "", self.share(layer)),
             size(layer.memory),
         )
 
@@ -117,7 +135,8 @@ def profile(self: Network, x: np.ndarray, y: np.ndarray, loss="cross_entropy", s
         medians = np.median(times, axis=0)
         learning = self.steps[sequence.first_that_learns(self.steps) :]
         timed = zip(self.steps, *medians.T.tolist(), strict=True)
-        rows = [_row(step, forward, back, len(x), step in learning) for step, forward, back in timed]
+        bfloat16 = self.precision == "bfloat16"
+        rows = [_row(step, forward, back, len(x), step in learning, bfloat16) for step, forward, back in timed]
     report = Profile(rows, len(x), engine.measured_peak(np.dtype(self.dtype)))
     if not in_notebook(sys.stdout):
         say(str(report))
@@ -141,14 +160,16 @@ def _time_step(network: Network, x: np.ndarray, y: np.ndarray, loss) -> list[lis
     return times
 
 
-def _row(step: Layer, forward: float, backward: float, n: int, learns: bool) -> LayerProfile:
+def _row(step: Layer, forward: float, backward: float, n: int, learns: bool, bfloat16: bool) -> LayerProfile:
     arrays = _buffers(step)
     weights = [w for one in step.layers() for w in one.weights()]
     arrays += [w.value for w in weights] + [w.grad for w in weights if isinstance(w, Parameter)]
     macs = n * step.macs
     back = macs * (1 + getattr(step, "needs_dx", True)) if learns else 0
     memory = sum(array.nbytes for array in arrays)
-    return LayerProfile(step.title, forward, backward, macs, back, memory)
+    tiled = any(isinstance(one, Conv2D) and max(one.kernel_size) > 1 for one in step.layers())
+    most = (2 if bfloat16 else 1) / (WINOGRAD if tiled else 1)  # bfloat16 are multiplied two at a time
+    return LayerProfile(step.title, forward, backward, macs, back, memory, most)
 
 
 def _buffers(step: Layer) -> list[np.ndarray]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import types
 
 import numpy as np
 import pytest
 
 import minicnn
-from minicnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Residual, Sequential
+from minicnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU, Residual, Sequential, engine
+from minicnn.engine import peak
+from minicnn.engine.lanes import best_block
 from minicnn.errors import DataError
+from minicnn.profiler import LayerProfile, Profile
 
 
 @pytest.fixture
@@ -89,6 +94,59 @@ def test_the_printed_table_has_a_row_a_layer_and_a_total(batch, capsys):
         assert sum(line.startswith(layer.name + " ") for line in lines) == 1
     assert any(line.startswith("total ") for line in lines)
     assert "peak" in lines[-1] and "6 images" in lines[-1]
+
+
+def told(most, peak=1e9):
+    """Of a step whose layers do 1 GFLOP/s and have at most these shares of the peak."""
+    layers = [LayerProfile(f"layer_{i}", 1.0, 1.0, 5 * 10**8, 5 * 10**8, 0, share) for i, share in enumerate(most)]
+    head, _, *rows, ending = str(Profile(layers, 6, peak)).splitlines()
+    cut = slice(head.index("of peak"), head.index("of peak") + 7)
+    return [row[cut].strip() for row in rows if not row.startswith("-")], ending
+
+
+def test_no_share_of_the_peak_is_told_that_cannot_be():
+    shares, ending = told([1, 6.25], 4e8)
+    assert shares == ["-"] * 3 and ", too low to be true: other programs had the cores" in ending
+    shares, ending = told([6.25, 6.25], 4e8)
+    assert shares == ["250%"] * 3 and "other programs" not in ending
+    assert told([1], 1e9)[0] == ["100%"] * 2
+    assert told([1], 0.0) == ([""] * 2, "a step of 6 images: 2000.0 ms, and the optimizer's")
+
+
+def test_a_peak_measured_too_low_is_told_once_and_its_shares_are_not(batch, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "measured_peak", lambda dtype: 1.0)
+    figure = network().profile(*batch, steps=1).chart()
+    text = capsys.readouterr().out
+    assert "%" not in text and text.count("too low to be true") == 1
+    assert {label.get_text() for label in figure.axes[0].texts} == {"", "- of peak"}
+
+
+def test_only_convolutions_of_more_than_a_pixel_pass_the_peak_and_bfloat16_doubles_it(batch):
+    model = Sequential([Conv2D(4, 3), ReLU(), Conv2D(4, 1), Flatten(), Dense(3)], (8, 8, 1), precision="bfloat16")
+    most = [row.most for row in model.profile(*batch, steps=1).layers]
+    assert (most[0], most[1], most[-1]) == (2 / 0.16, 2, 2)
+
+
+def test_the_peak_is_that_of_the_best_round_however_long_the_others_waited(monkeypatch):
+    now, waits = [0.0], itertools.cycle([0.02, 1e-4, 0.004, 1e-4, 0.001])
+    lanes, threads = best_block(np.float32).shape[1] // 2, minicnn.get_threads()
+
+    def computes(work, block, numbers, threads):
+        now[0] += peak.SUMS * peak.ROUNDS / 2 / 4e9 + next(waits)  # two multiply-adds a cycle, at 4 GHz
+
+    monkeypatch.setattr(peak, "_multiply_add", computes)
+    monkeypatch.setattr(peak, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    assert 0.9 < peak.peak() / (2 * 2 * lanes * threads * 4e9) <= 1
+    assert now[0] < 0.15
+
+
+def test_without_a_peak_the_chart_has_no_shares(batch):
+    minicnn.use_backend("numpy")
+    try:
+        figure = network().profile(*batch, steps=1).chart()
+    finally:
+        minicnn.use_backend("numba")
+    assert {label.get_text() for label in figure.axes[0].texts} == {""}
 
 
 def test_the_chart_is_a_picture(batch, tmp_path):
