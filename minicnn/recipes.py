@@ -46,6 +46,10 @@ class Recipe:
             layers[-1] = Dense(classes)
         return Sequential(layers, input_shape=(28, 28, 1), seed=seed, precision=precision)
 
+    def batch_for(self, images: int) -> int:
+        """Its batch size, or for few images a smaller one, down to 8, with which an epoch has 14 steps or more."""
+        return min(self.batch_size, max(8, images // 14))
+
     def fit(
         self,
         model,

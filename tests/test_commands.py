@@ -13,6 +13,7 @@ from minicnn.__main__ import main as minicnn
 from minicnn.commands import evaluate, train
 from minicnn.data import duplicates
 from minicnn.data.dataset import Dataset
+from minicnn.recipes import RECIPES
 
 
 @pytest.fixture(autouse=True)
@@ -92,10 +93,11 @@ def photos(tmp_path_factory):
 
 def test_a_folder_of_photos_is_trained_on_evaluated_and_predicted(photos, tmp_path, capsys):
     run = str(tmp_path / "run")
-    arguments = ["--size", "8", "--epochs", "6", "--batch-size", "8", "--backend", "numpy", "--out", run]
+    arguments = ["--size", "8", "--epochs", "6", "--backend", "numpy", "--out", run]
     assert minicnn(["train", "--data", str(photos), *arguments]) == 0
     assert minicnn(["evaluate", f"{run}/model.npz", "--data", str(photos)]) == 0
-    assert "a wood" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "a wood" in told.out and "too few" not in told.err  # 38 images, but 30 steps
     files = [str(photos / "a sky" / "1.png"), str(photos / "a wood" / "2.png")]
     assert minicnn(["predict", f"{run}/model.npz", *files]) == 0
     sky, wood = capsys.readouterr().out.splitlines()
@@ -275,6 +277,13 @@ def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path)
     small = replace(digits, train_images=image[:, :16, :16])
     with pytest.raises(ValueError, match="--recipe: got record, whose network takes 28 x 28 grey images"):
         train.recipe_for(train.parsed(["--out", str(tmp_path), "--recipe", "record"]), small)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_few_images_make_small_batches_and_the_sample_and_the_full_data_the_recipes_own(recipe):
+    for count in (60_000, 2_000):
+        assert recipe.batch_for(count - round(count * recipe.validation)) == recipe.batch_size
+    assert [recipe.batch_for(count) for count in (1, 20, 138, 1_000)] == [8, 8, 9, 71]
 
 
 @pytest.mark.parametrize(

@@ -235,11 +235,10 @@ def train(
     model = network_for(recipe, options, data)
     model.class_names = data.class_names
     model.summary()
+    batch_size = options.batch_size or recipe.batch_for(len(train[0]))
     if not ranks.rank:
-        warn_of_few_steps(
-            model, len(train[0]), options.epochs or recipe.epochs, options.batch_size or recipe.batch_size
-        )
-    chosen = options.epochs, options.batch_size, options.optimizer, options.seed
+        warn_of_few_steps(model, len(train[0]), options.epochs or recipe.epochs, batch_size)
+    chosen = options.epochs, batch_size, options.optimizer, options.seed
     logger = CSVLogger(options.out / "history.csv", options.keep_going)
     history = recipe.fit(model, train, validation, *chosen, [logger], checkpoint, ranks)
     images = {
