@@ -84,6 +84,10 @@ class Sequential(Network):
             raise AttributeError(names.told(f"{type(self).__name__}: got {name}", names.ATTRIBUTES[name]))
         return object.__getattribute__(self, name)  # Python's own error
 
+    def __call__(self, *args, **options):
+        """TypeError: what is asked has a name here."""
+        raise TypeError(f"{type(self).__name__}: got a call, here it is outputs (logits) or predict (probabilities)")
+
     def summary(self) -> None:
         """Print the layers: output shape, parameters, multiply-adds and activation memory for one image."""
         say(str(self))
