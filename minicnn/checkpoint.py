@@ -237,5 +237,6 @@ def _compare(told: object, settings: dict) -> None:
     mine = archive.as_read(settings)
     wrong = [name for name in settings if told[name] != mine[name]]
     if wrong:
-        plain = [f"{k}: got {mine[k]}, the run had {told[k]}" if len(f"{mine[k]}{told[k]}") < 300 else k for k in wrong]
+        pairs = {k: f"got {mine[k]}, the run had {told[k]}" for k in wrong}
+        plain = [f"{k}: {pair if len(pair) < 300 else 'the run had another'}" for k, pair in pairs.items()]
         raise CheckpointError(f"another run's settings or data: {'; '.join(plain)}")

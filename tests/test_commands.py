@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from minicnn.__main__ import main as minicnn
 from minicnn.commands import evaluate, train
 from minicnn.data import duplicates
 from minicnn.data.dataset import Dataset
+from minicnn.data.sources import SAMPLE_FOLDER
 from minicnn.recipes import RECIPES
 
 
@@ -266,6 +268,20 @@ def test_a_size_of_csv_files_is_refused(capsys):
     with pytest.raises(SystemExit):
         minicnn(["train", "--train-csv", "a.csv", "--test-csv", "b.csv", "--size", "64"])
     assert "--size: it is for a folder of images, and --train-csv" in capsys.readouterr().err
+
+
+def test_what_the_readmes_program_saves_is_predicted_by_name(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    program = readme.split("## Use it")[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINICNN_DATA", str(SAMPLE_FOLDER))
+    exec(program.replace("epochs=3", "epochs=1, verbose=False"), {})
+    data = load_fashion_mnist("sample", verbose=False)
+    Image.fromarray(data.test_images[0, :, :, 0]).save("one.png")
+    capsys.readouterr()
+    assert minicnn(["predict", "model.npz", "one.png", "--top", "10"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in data.class_names)
 
 
 def test_digits_are_not_mirrored_and_other_recipes_want_their_own_size(tmp_path):

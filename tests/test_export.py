@@ -754,6 +754,16 @@ def test_the_program_names_the_same_classes_without_minicnn(trained, sample, tmp
     assert "def gelu" not in text and "def average_pool" not in text
 
 
+def test_the_program_tells_in_one_line_what_it_cannot_read(trained, tmp_path):
+    to_numpy(trained, tmp_path / "predict.py")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "empty.npy").touch()
+    for name in ("a.png", "empty.npy", "none.npy"):
+        done = subprocess.run([sys.executable, "predict.py", name], cwd=tmp_path, capture_output=True, text=True)
+        told = f"{name}: cannot be read; expected what np.save wrote, images (n, {', '.join(map(str, trained.input_shape))})"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", told + "\n")
+
+
 def test_weights_of_a_large_model_lie_beside_the_program(tmp_path, numpy_backend):
     model, images = shaken([Flatten(), Dense(1000), Dense(2)], (32, 32, 1), seed=0)
     model.save(tmp_path / "big.npz")

@@ -73,7 +73,11 @@ def predict(images, batch=100):
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    for number in predict(np.load(sys.argv[1])).argmax(axis=-1):
+    try:
+        images = np.load(sys.argv[1])
+    except (OSError, ValueError, EOFError):
+        sys.exit(f"{{sys.argv[1]}}: cannot be read; expected what np.save wrote, images (n, {shape})")
+    for number in predict(images).argmax(axis=-1):
         print({answer})
 
 
