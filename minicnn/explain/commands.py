@@ -45,7 +45,5 @@ def write(options: argparse.Namespace) -> None:
     names = data.class_names
     make_folder(Path(options.out).parent)
     explain(model, image, options.out, label, names, title)
-    told = (
-        f"image {options.image} of {data.name}, a {names[label]}, recognised as {names[model.predict_classes(image)]}"
-    )
+    told = f"image {options.image} of {data.name}, {names[label]}, recognised as {names[model.predict_classes(image)]}"
     say(f"{options.out}: {told}. Open it in a browser; it needs no network.")
