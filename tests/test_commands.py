@@ -151,7 +151,7 @@ def test_evaluate_and_explain_know_classes_by_their_names(colours, tmp_path, cap
         told = capsys.readouterr().out
         assert "test accuracy 100.00%" in told and "red" in told
         assert minicnn(["explain", path, "--data", data, "--out", str(tmp_path / "page.html")]) == 0
-        assert "a blue, recognised as blue." in capsys.readouterr().out
+        assert ", blue, recognised as blue." in capsys.readouterr().out
     for command in ("evaluate", "explain"):
         assert minicnn([command, path, "--data", folder(command, {"abluee": 2, "green": 1})]) == 1
         said = capsys.readouterr().err
