@@ -37,11 +37,6 @@ ATTRIBUTES = {  # of a model
     **{"load_state_dict": "set_weights", "state_dict": "get_weights", "count_params": "parameter_count"},
     **dict.fromkeys(("train", "eval"), "fit trains and predict predicts, there is no mode to set"),
 }
-CHANNELS = {  # where arguments without a name are PyTorch's
-    "Conv2D": "the number of input channels is found out: Conv2D(32, 3); what else there is has names, such as stride=2",
-    "DepthwiseConv2D": "the number of channels is found out: DepthwiseConv2D(3); what else there is has names",
-    "BatchNorm": "the number of channels is found out: BatchNorm(); what else there is has names, such as momentum=0.9",
-}
 PUBLIC = {  # of the package
     **{"Conv2d": "Conv2D", "Linear": "Dense", "Dropout2d": "Dropout", "Add": "Residual", "load_model": "load"},
     **{"BatchNormalization": "BatchNorm", "BatchNorm2d": "BatchNorm", "Module": "Layer", "Model": "Sequential"},
@@ -72,13 +67,6 @@ def check(title: str, function: Callable, given: Mapping[str, object]) -> None:
             raise TypeError(told(f"{title}: got {name}=...", ours))
 
 
-def check_unnamed(title: str, function: Callable, args: tuple) -> None:
-    """TypeError where a layer of the table gets more arguments without a name than it takes."""
-    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
-    if title in CHANNELS and len(args) >= kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD):  # one is self
-        raise TypeError(told(f"{title}: got {title}({', '.join(map(repr, args))})", CHANNELS[title]))
-
-
 class _Signature:
     """What `inspect` and `help` tell of a constructor: Python 3.10 would tell that of `Named.__new__`."""
 
@@ -93,8 +81,7 @@ class Named:
 
     __signature__ = _Signature()
 
-    def __new__(cls, *args, **given):
-        check_unnamed(cls.__name__, cls.__init__, args)
+    def __new__(cls, *_, **given):
         check(cls.__name__, cls.__init__, given)
         return super().__new__(cls)
 

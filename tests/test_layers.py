@@ -261,10 +261,7 @@ def test_padding_in_pixels_goes_on_both_sides(kernel, stride, dilation, padding)
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, d, p in zip((h, w), kernel, stride, dilation, padding, strict=True)
     )
-    assert output_shape(Conv2D(1, kernel, stride=stride, padding=padding, dilation=dilation), (h, w, 1)) == (
-        *expected,
-        1,
-    )
+    assert output_shape(Conv2D(1, kernel, stride, padding, dilation), (h, w, 1)) == (*expected, 1)
 
 
 def test_an_int_means_the_same_for_rows_and_columns():
@@ -976,9 +973,7 @@ def test_a_count_beyond_16_bits_keeps_float32_which_numpy_1_would_not(layer, bac
 
 
 @BACKENDS
-@pytest.mark.parametrize(
-    "make", [lambda v: Dropout(v), lambda v: LeakyReLU(v), lambda v: BatchNorm(momentum=v, epsilon=v)]
-)
+@pytest.mark.parametrize("make", [lambda v: Dropout(v), lambda v: LeakyReLU(v), lambda v: BatchNorm(v, epsilon=v)])
 def test_arguments_may_be_numbers_of_numpy(make, backend):
     model = Sequential([make(np.float64(0.5))], (3,))
     assert model.forward(ones(4, 3), training=True).dtype == np.float32

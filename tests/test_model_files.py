@@ -66,7 +66,7 @@ def everything(own=False, **options):
     """A model with every kind of argument in it."""
     block = Residual(
         DepthwiseConv2D((3, 2), padding=(1, 1), kernel_initializer="glorot"),
-        BatchNorm(momentum=0.8, epsilon=1e-4, activation="relu"),
+        BatchNorm(0.8, 1e-4, activation="relu"),
         Residual(Conv2D(4, 3, use_bias=False), Dropout(0.1)),
         projection=Conv2D(4, (1, 2), padding=(0, 1)),
         activation="leaky_relu",

@@ -116,13 +116,13 @@ def dense(draw, channels):
 
 def batch_norm(draw, channels):
     epsilon, momentum = draw(st.sampled_from([1e-3, 1e-2])), draw(st.sampled_from([0.9, 0.0, 1.0]))
-    return BatchNorm(momentum=momentum, epsilon=epsilon, activation=activation(draw)), any_shape(draw, channels)
+    return BatchNorm(momentum, epsilon, activation(draw)), any_shape(draw, channels)
 
 
 def residual(draw, channels):
     (c, f), stride = draw(st.sampled_from(channels)), draw(st.integers(1, 2))
-    projection = Conv2D(f, 1, stride=stride, use_bias=False) if stride > 1 or f != c else None
-    branch = [Conv2D(f, 3, stride=stride, activation=activation(draw)), BatchNorm(epsilon=1e-2), Dropout(0.2)]
+    projection = Conv2D(f, 1, stride, use_bias=False) if stride > 1 or f != c else None
+    branch = [Conv2D(f, 3, stride, activation=activation(draw)), BatchNorm(epsilon=1e-2), Dropout(0.2)]
     block = Residual(*branch[: draw(st.integers(1, 3))], projection=projection, activation=activation(draw))
     return block, (*draw(pairs(2, 5)), c)
 
@@ -521,9 +521,9 @@ def image_layers(draw, c, depth=0):
             layer, c = Residual(*branch, projection=projection, activation=end), f
         elif issubclass(kind, Conv2D):
             c = draw(st.sampled_from([1, 3, 5]))
-            layer = kind(c, size, stride=stride, activation=end)
+            layer = kind(c, size, stride, activation=end)
         elif kind is DepthwiseConv2D:
-            layer = kind(size, stride=stride, activation=end)
+            layer = kind(size, stride, activation=end)
         elif kind is BatchNorm:
             layer = kind(epsilon=1e-2, activation=end)
         else:

@@ -105,7 +105,7 @@ def convolution(w):
 )
 def test_convolution(kernel, stride, padding, dilation, groups, bias):
     module = nn.Conv2d(4, 8, kernel, stride, padding, dilation, groups, bias, dtype=torch.float64)
-    layer = Conv2D(8, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, use_bias=bias)
+    layer = Conv2D(8, kernel, stride, padding, dilation, groups, use_bias=bias)
     arrays = [("w", module.weight, convolution)] + [("b", module.bias, as_it_is)] * bias
     agree(layer, normal(3, 9, 8, 4), module, arrays)
 

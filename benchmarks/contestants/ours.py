@@ -21,7 +21,7 @@ def layers(net: Net):
     for kind, *options in net.layers:
         if kind == "conv":
             filters, kernel, stride, bias = options
-            yield minicnn.Conv2D(filters, kernel, stride=stride, padding=kernel // 2, use_bias=bias)
+            yield minicnn.Conv2D(filters, kernel, stride, padding=kernel // 2, use_bias=bias)
         elif kind == "depthwise":
             yield minicnn.DepthwiseConv2D(options[0], padding=options[0] // 2, use_bias=False)
         elif kind == "dense":

@@ -64,7 +64,6 @@ class _Convolution(Layer):
     def __init__(
         self,
         kernel_size: int | tuple[int, int],
-        *,
         stride: int | tuple[int, int] = 1,
         padding: str | int | tuple[int, int] = "same",
         dilation: int | tuple[int, int] = 1,
@@ -104,7 +103,6 @@ class Conv2D(_Convolution):
         self,
         filters: int,
         kernel_size: int | tuple[int, int],
-        *,
         stride: int | tuple[int, int] = 1,
         padding: str | int | tuple[int, int] = "same",
         dilation: int | tuple[int, int] = 1,
@@ -113,15 +111,7 @@ class Conv2D(_Convolution):
         activation: str | None = None,
         kernel_initializer: str | Callable = "he",
     ):
-        super().__init__(
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            use_bias=use_bias,
-            activation=activation,
-            kernel_initializer=kernel_initializer,
-        )
+        super().__init__(kernel_size, stride, padding, dilation, use_bias, activation, kernel_initializer)
         self.filters, self.groups = integer(filters, "filters"), integer(groups, "groups")
         if self.filters % self.groups:
             raise ValueError(f"filters: got {filters}, expected a multiple of groups={groups}")

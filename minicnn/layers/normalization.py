@@ -32,7 +32,7 @@ class BatchNorm(Layer):
     shifts or stretches the whole channel leaves y as it is, so dx has no part in those directions.
     """
 
-    def __init__(self, *, momentum: float = 0.9, epsilon: float = 1e-5, activation: str | None = None):
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, activation: str | None = None):
         self.momentum = number(momentum, "momentum", least=0, most=1)
         self.epsilon = number(epsilon, "epsilon", above=0, most=1e30)
         self.activation, self.activate = activation, activations.get(activation)
