@@ -58,9 +58,7 @@ def test_an_argument_by_its_name_elsewhere_is_told_by_ours(call, message):
 
 
 def test_a_model_that_is_called_names_what_it_can_be_asked():
-    with pytest.raises(
-        TypeError, match=r"^Sequential: got a call, here it is outputs .* or predict"
-    ):
+    with pytest.raises(TypeError, match=r"^Sequential: got a call, here it is outputs .* or predict"):
         net()(1)
 
 

@@ -72,6 +72,7 @@ def Block(rows: int, lanes: int) -> np.dtype:
     return np.dtype((np.float32, (rows, lanes)))
 
 
+@cache
 def best_block(dtype) -> np.dtype:
     """The largest block that stays in the registers, together with the vector and the factor that it is made from."""
     rows, width = {"avx512": (8, 128), "neon": (6, 64)}.get(_vectors(), (6, 64))
@@ -104,6 +105,7 @@ def wide_and_single(dtype) -> tuple[np.dtype, np.dtype]:
     return Block(1, best_block(dtype).shape[1]), Block(1, 1)
 
 
+@cache
 def one_row(channels: int, dtype) -> np.dtype:
     """A row of as many lanes as divide the channels: a loop over them then has no rest."""
     return Block(1, math.gcd(channels, best_block(dtype).shape[1]))

@@ -10,6 +10,8 @@ sums joined in order.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from minicnn import layers
@@ -30,7 +32,7 @@ from minicnn.engine.lanes import (
     store_prefetching,
     zeros,
 )
-from minicnn.engine.memory import contiguous, scratch
+from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
 
@@ -72,13 +74,15 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     m, c = x.shape
     means, squares = scratch("means", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
     _moments(MOVED * x.size, one_row(c, x.dtype), x, means, squares)
-    bounds = np.arange(PARTS + 1) * m // PARTS
-    rows, means = np.diff(bounds)[:, None], means.astype(np.float64)
-    mean = (rows * means).sum(axis=0) / m
+    rows, means = _rows_of_parts(m), means.astype(np.float64)
+    mean = np.einsum("p,pc->c", rows, means) / m
     means -= mean
-    means *= means
-    means *= rows
-    return mean, (squares.sum(axis=0, dtype=np.float64) + means.sum(axis=0)) / m
+    return mean, (squares.sum(axis=0, dtype=np.float64) + np.einsum("p,pc,pc->c", rows, means, means)) / m
+
+
+@lru_cache(maxsize=256)
+def _rows_of_parts(m: int) -> np.ndarray:
+    return np.diff(np.arange(PARTS + 1) * m // PARTS).astype(float)
 
 
 NONE, RELU, SILU = range(3)
@@ -175,10 +179,16 @@ class BatchNorm(Step):
     layer: layers.BatchNorm
     fuses, fuses_pool = (layers.ReLU, layers.SiLU), True
 
+    def __init__(
+        self, layer: layers.Layer, activation: layers.Layer | None, pool: layers.Layer | None, turns: Turns | None
+    ):
+        super().__init__(layer, activation, pool, turns)
+        self.activation = SILU if type(activation) is layers.SiLU else RELU if self.relu else NONE
+
     def joined(self, before: layers.Layer) -> Normalized | None:
         """The step of the one before and this, if there is one. With SiLU dx takes more than two multiplications; and in
         winograd.py it would push other numbers out of the registers, and cost what it saves."""
-        if not isinstance(before, Convolution | Depthwise) or len(before.fused) > 1 or self._activation() == SILU:
+        if not isinstance(before, Convolution | Depthwise) or len(before.fused) > 1 or self.activation == SILU:
             return None
         return None if isinstance(before, Convolution) and before.takes_winograd() else Normalized(before, self)
 
@@ -195,16 +205,12 @@ class BatchNorm(Step):
         line[1], line[2] = scale, layer.beta.value + (line[0] - mean) * scale  # what rounding took from the mean
         winner, given = self.winner(y), (MOVED * x.size, one_row(c, dtype))
         if self.pool:
-            _scale_shift_pool(*given, _lines(x), line.reshape(-1), self._activation(), y.reshape(-1), winner)
+            _scale_shift_pool(*given, _lines(x), line.reshape(-1), self.activation, y.reshape(-1), winner)
         else:
-            _scale_shift(*given, rows, line.reshape(-1), self._activation(), y.reshape(-1, c))
+            _scale_shift(*given, rows, line.reshape(-1), self.activation, y.reshape(-1, c))
         if training:
             self.save_for_backward(x, winner, mean, inverse_std, line)
         return y
-
-    def _activation(self) -> int:
-        silu = any(type(layer) is layers.SiLU for layer in self.fused)
-        return SILU if silu else RELU if self.relu else NONE
 
     def backward(self, dy):
         self.learn(dy)
@@ -228,7 +234,7 @@ class BatchNorm(Step):
     def _given(self, dy) -> tuple:
         x, winner, _, _, line = self.saved
         dy, line = contiguous(dy).reshape(-1), line.reshape(-1)
-        return Behind(dy, dy, winner, False, self.pool, norm=False, line=line), _lines(x), line, self._activation()
+        return Behind(dy, dy, winner, False, self.pool, norm=False, line=line), _lines(x), line, self.activation
 
     def behind_convolution(self, dy) -> Behind:
         """What the layer before needs to make dx itself, once the gradients are learnt."""

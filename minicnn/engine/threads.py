@@ -34,7 +34,7 @@ MOVED = 16  # multiply-adds that take as long as one number that is read and wri
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
 _TASK = ir.FunctionType(ir.VoidType(), [_BYTES, _NUMBER])
 
-_pool = threading.Lock()
+_pool, _own = threading.Lock(), threading.local()
 _started = _forked = False
 MAX_THREADS = _threads = config.NUMBA_NUM_THREADS
 
@@ -53,10 +53,11 @@ def get_threads() -> int:
 
 
 def _start():
-    """Say how many threads of the pool serve this one; the first time makes the pool known to kernels from the cache."""
+    """Say once how many threads of the pool serve this one; the first time kernels from the cache learn of the pool."""
     global _started
-    numba.set_num_threads(_threads)
-    _started = True
+    if getattr(_own, "threads", 0) != _threads:
+        numba.set_num_threads(_threads)
+        _own.threads, _started = _threads, True
 
 
 @intrinsic
