@@ -188,7 +188,7 @@ def test_evaluate_and_explain_say_which_data_they_took(colours, model, capsys):
     assert said.endswith(f" of photos: image files in {photos}, of which training holds out about 20% for the test\n")
     assert minicnn(["explain", model[1], "--data", "sample", "--out", f"{photos}/page.html"]) == 0
     out, err = capsys.readouterr()
-    assert "image 0 of Fashion-MNIST sample, a " in out
+    assert "image 0 of Fashion-MNIST sample, " in out
     assert err == "data: 1,000 test images of Fashion-MNIST sample: bundled sample\n"
 
 
