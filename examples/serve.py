@@ -8,13 +8,13 @@ An image is a file (Content-Type: image/png, image/jpeg, ...), fitted to the mod
 with 400, 413 or 415 and one line.
 
 All requests share one frozen model. Any number of threads may ask it at once, but the answer is given on the thread that
-reads the requests, which is sooner than to hand each one over: on an earlier version 2,929 requests a second (2,924 to 3,460),
-and 2,132 (2,083 to 2,478) where FastAPI deals them out to its threads (three runs each of 10,000).
+reads the requests, which is sooner than to hand each one over: on an earlier version 2,929 requests a second (2,924 to
+3,460), and 2,132 (2,083 to 2,478) where FastAPI deals them out to its threads (three runs each of 10,000).
 
 Measured over the loopback with `hey -n 100000 -c 8 -m POST -D image` on 2 cores of an x86-64 machine with AVX-512, which
 the server and hey share, three runs, the default recipe's network, bare bytes: 2,495 requests a second (2,346 to 2,586), 99%
-of them within 5.9 ms (5.6 to 6.5), none of the 300,000 failed; as PNG files 2,530 a second (one run of 20,000, earlier). Python
-3.11.7, NumPy 2.4.6, Numba 0.68.1, FastAPI 0.165.0, uvicorn 0.54.0 with uvloop 0.23.0.
+of them within 5.9 ms (5.6 to 6.5), none of the 300,000 failed; earlier 2,530 a second as PNG files (one run of 20,000).
+Python 3.11.7, NumPy 2.4.6, Numba 0.68.1, FastAPI 0.165.0, uvicorn 0.54.0 with uvloop 0.23.0.
 """
 
 from __future__ import annotations
