@@ -25,7 +25,7 @@ class Behind(NamedTuple):
     relu: bool
     pool: bool
     norm: bool
-    line: np.ndarray  # five numbers for each channel, with which norm's dx is made; empty without
+    line: np.ndarray  # five numbers for each channel, with which norm's dx is made; not read without
 
 
 @helper

@@ -213,17 +213,18 @@ class BatchNorm(Step):
         return y
 
     def backward(self, dy):
-        self.learn(dy)
-        x, dx = self.saved[0], self.dx(self.saved[0].shape, dy.dtype)
+        x, dx, given = self.saved[0], self.dx(self.saved[0].shape, dy.dtype), self._given(dy)
+        self._learn(given)
         if self.needs_dx:
-            _dx(MOVED * x.size, one_row(x.shape[-1], x.dtype), *self._given(dy), dx.reshape(-1))
+            _dx(MOVED * x.size, one_row(x.shape[-1], x.dtype), *given, dx.reshape(-1))
         return dx
 
-    def learn(self, dy) -> None:
+    def _learn(self, given) -> None:
         """The gradients of gamma and beta; and the layer's formula for dx, collected into one number each for x and 1."""
-        (x, _, mean, inverse_std, line), layer, (dtype, c) = self.saved, self.layer, (dy.dtype, dy.shape[-1])
+        (x, _, mean, inverse_std, line), layer = self.saved, self.layer
+        c, dtype = line.shape[1], line.dtype
         sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        _sums_backward(MOVED * x.size, one_row(c, dtype), *self._given(dy), sums, products)
+        _sums_backward(MOVED * x.size, one_row(c, dtype), *given, sums, products)
         total, off, m = sums.sum(axis=0, dtype=np.float64), line[0] - mean, x.size // c
         product = (products.sum(axis=0, dtype=np.float64) + off * total) * inverse_std
         layer.beta.grad[...], layer.gamma.grad[...] = total, product
@@ -232,14 +233,15 @@ class BatchNorm(Step):
         line[3], line[4] = by_x, by_x * off - scale * total / m
 
     def _given(self, dy) -> tuple:
+        """What the kernels of backward read."""
         x, winner, _, _, line = self.saved
         dy, line = contiguous(dy).reshape(-1), line.reshape(-1)
         return Behind(dy, dy, winner, False, self.pool, norm=False, line=line), _lines(x), line, self.activation
 
     def behind_convolution(self, dy) -> Behind:
         """What the layer before needs to make dx itself, once the gradients are learnt."""
-        self.learn(dy)
-        behind, x, *_ = self._given(dy)
+        behind, x, *_ = given = self._given(dy)
+        self._learn(given)
         return behind._replace(y=x.reshape(-1), relu=self.relu, norm=True)
 
 
