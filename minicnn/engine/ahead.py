@@ -1,43 +1,56 @@
-"""Compiling ahead on another core: what a training step needs last, while its first kernels are being compiled.
+"""Compiling ahead on other cores: what a training step needs last, while its first kernels are being compiled.
 
-The first run of all compiles for twenty seconds, and Numba compiles one kernel at a time. So the process that has to compile
-the large kernel of the forward pass starts another one, which runs this file: it compiles the kernels of the backward pass,
-and those of a program in use, into the same cache, where the first finds them. Nothing depends on it: what is not there in
-time is compiled as usual.
+The first run of all compiles for seconds, and Numba compiles one kernel at a time. So the process that has to compile the
+first of them starts others, which run this file. Each makes the network anew from its description, goes through a training
+step in which every kernel notes its arguments' types and does nothing, and compiles what was noted, from the end to the
+beginning, into the same cache, where the first process finds it. Nothing depends on it: what is not there in time is
+compiled as usual, and where a layer is a user's own, nobody compiles ahead.
 """
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
-from minicnn import inputs, layers
-from minicnn.engine import compiling, normalization, pooling, program, training
-from minicnn.engine.compile import compile
-from minicnn.engine.convolution import Convolution
-from minicnn.layers import sequence
+from minicnn import engine
+from minicnn.engine import compiling, program, threads, training
+from minicnn.export.known import check_layers
+from minicnn.model import Sequential
+from minicnn.model_files import declare, describe
+from minicnn.network import Network
 from minicnn.optimizers import Adam
-from minicnn.parameters import Parameters
 
 
-def compile_backward() -> None:
-    """Run backward, and nothing else, through a small network whose arrays have the types of a real one's."""
+def description(network: Network) -> str:
+    """All that another process needs to know of a network, as JSON; TypeError where a layer is a user's own."""
+    check_layers(network)
+    return json.dumps([describe(network), network.precision])
+
+
+def compile_ahead(text: str, part: int, parts: int) -> None:
+    """Compile every `parts`-th kernel, and in the end, for predictions, what a program needs."""
     compiling.Announcer.said = compiling.Announcer.helped = True
-    head = [layers.Conv2D(32, 3, use_bias=False), layers.MaxPool2D(), layers.BatchNorm(activation="relu")]
-    tail = [layers.Conv2D(32, 3, use_bias=False), layers.GlobalMaxPool2D(), layers.Dense(10)]
-    parameters = Parameters()
-    sequence.build(head + tail, (4, 4, 1), parameters)
-    parameters.allocate(None)
-    for step in compile(head + tail):
-        x, y = (np.zeros((1, *shape), np.float32) for shape in (step.input_shape, step.output_shape))
-        saved: tuple = (x, y)
-        if isinstance(step, Convolution):
-            saved = x, step.behind(y, y, step.winner(y))
-        elif isinstance(step, normalization.BatchNorm):
-            mean, line = np.zeros(y.shape[-1]), np.zeros((5, y.shape[-1]), np.float32)
-            saved = x, step.winner(y), mean, mean + 1, line
-        elif isinstance(step, pooling.GlobalMaxPool):
-            saved = np.zeros(y.shape, np.uint8), x.shape
-        step.save_for_backward(*saved)
-        step.backward(y)
-    training.FastAdam(Adam()).step(parameters)
-    program.Program(head + tail, inputs.Scale(), np.dtype(np.float32), (4, 4, 1), bfloat16=False).get_ready()
+    config, precision = json.loads(text)
+    model = declare(Sequential, config)
+    engine.check_precision(precision)
+    model.precision = precision
+    model.parameters.allocate(None)
+    for launch, signature in reversed(needed(model)):
+        if (part := part - 1) % parts == 0:
+            launch.compile(signature)
+    dtype, bfloat16 = np.dtype(model.dtype), precision == "bfloat16"
+    for one in program.in_use(model.layers, model.scale, dtype, model.input_shape, bfloat16):
+        if isinstance(one, program.Program):
+            one.get_ready()
+
+
+def needed(model: Network) -> list[tuple]:
+    """The kernels of a training step with Adam, in their order: what compiles each, and for which types."""
+    threads.noted = {}
+    with np.errstate(all="ignore"):  # no kernel computes, so whatever lies in memory is taken for its result
+        y = model.forward(np.zeros((8, *model.input_shape), model.dtype), training=True)
+        model.backward(y)
+        training.FastAdam(Adam()).step(model.parameters)
+    noted, threads.noted = threads.noted, None
+    return list(noted)

@@ -7,6 +7,7 @@ file a kernel stands in, and would go on using a kernel whose helper in another 
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import io
 import os
@@ -14,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +23,11 @@ import numba
 from numba import config, njit
 from numba.core import event
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
 
 from minicnn.say import warn
 
@@ -30,9 +36,12 @@ from minicnn.say import warn
 OPTIONS = dict(nogil=True, error_model="numpy", boundscheck=False, _nrt=False)
 
 
-def kernel(function, has_prange=False):
-    """Compile a function and keep the result on disk; with NUMBA_DISABLE_JIT=1 it stays plain Python."""
-    compiled = njit(parallel=has_prange, **OPTIONS | {"_nrt": has_prange})(function)
+def kernel(function, has_prange=False, by_address=True):
+    """Compile a function and keep the result on disk; with NUMBA_DISABLE_JIT=1 it stays plain Python.
+
+    `by_address`: whether it can be called from other compiled code that only knows where it lies.
+    """
+    compiled = njit(parallel=has_prange, no_cfunc_wrapper=not by_address, **OPTIONS | {"_nrt": has_prange})(function)
     folder = _cache_folder()
     if folder and not config.DISABLE_JIT:
         before, config.CACHE_DIR = config.CACHE_DIR, folder
@@ -44,7 +53,47 @@ def kernel(function, has_prange=False):
 
 def helper(function):
     """Compile a function that only kernels call: it needs no entrance from Python and no place on the disk."""
-    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+    inside = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_HelperCompiler)
+    compiled = njit(**inside, **OPTIONS)(function)
+    if not config.DISABLE_JIT:  # Numba would also list it among what Python calls
+        compiled.add_overload = lambda result: compiled.overloads.update({tuple(result.signature.args): result})
+    return compiled
+
+
+class _HelperCode(JITCodeLibrary):
+    """A helper's code, as LLVM reads it. Of every function Numba makes machine code too, which nothing would run here: a
+    helper becomes part of its kernels, and is translated with them. Without it compiling takes little more than half.
+    """
+
+    def _finalize_final_module(self):
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _HelperLowering(NativeLowering):
+    """Numba's pass from types to LLVM, into such code."""
+
+    _name = "minicnn_helper_lowering"
+
+    def run_pass(self, state):
+        state.library = _HelperCode(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        state.cr = state.cr._replace(cfunc=state.func_id.func)  # the name by which its callers find it
+        state.targetctx.insert_user_function(state.cr.cfunc, state.cr.fndesc, [state.library])
+        return True
+
+
+class _HelperCompiler(CompilerBase):
+    """Numba's compiler, with that pass."""
+
+    def define_pipelines(self):
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [(_HelperLowering if kind is NativeLowering else kind, why) for kind, why in manager.passes]
+        manager.finalize()
+        return [manager]
 
 
 class KernelCache(FunctionCache):
@@ -107,52 +156,65 @@ def _is_whole(path: str) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_backward()"
-_ahead_process: int | None = None
+AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
+MOST_AHEAD = 3
+FIRST = {
+    f"{name}.launch" for name in ("training._make_batch", "direct._forward", "winograd._forward")
+}  # of a training step
+expected: weakref.ref | None = None  # the network that was asked for last
+_ahead_processes: list[int] = []
 
 
 def _start_ahead() -> None:
-    """Run ahead.py in another process, where there is a Python to start; it ends by itself, and says nothing."""
-    global _ahead_process
-    if not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
+    """Run ahead.py in other processes, where there is a Python to start; they end by themselves, and say nothing."""
+    network = expected() if expected else None
+    if network is None or not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
         return
+    from minicnn.engine import ahead
+
+    parts = min(config.NUMBA_NUM_THREADS - 1, MOST_AHEAD)
     quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
-    command = [sys.executable, "-c", AHEAD.format(path=sys.path)]
-    with suppress(OSError, NotImplementedError):
-        _ahead_process = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+    with suppress(OSError, NotImplementedError, TypeError):  # a TypeError of description(): a layer of the user's own
+        text = ahead.description(network)
+        for part in range(parts):
+            command = [sys.executable, "-c", AHEAD.format(path=sys.path, arguments=(text, part, parts))]
+            started = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+            _ahead_processes.append(started)
 
 
 def reap_ahead() -> None:
-    """Ask whether that process has ended, for until somebody asks, the system keeps it as a zombie; waits for nothing."""
-    global _ahead_process
-    process = _ahead_process
-    if process is None:
-        return
-    try:
-        ended, _ = os.waitpid(process, os.WNOHANG)
-    except ChildProcessError:  # somebody else has asked, or this is a fork, whose child it is not
-        ended = process
-    if ended:
-        _ahead_process = None
+    """Ask whether those processes have ended, for until somebody asks, the system keeps a zombie; waits for nothing."""
+    for process in _ahead_processes[:]:
+        try:
+            ended, _ = os.waitpid(process, os.WNOHANG)
+        except ChildProcessError:  # somebody else has asked, or this is a fork, whose child it is not
+            ended = process
+        if ended:
+            _ahead_processes.remove(process)
 
 
 class Announcer(event.Listener):
     """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
 
     said = helped = False
+    depth = 0
 
     def on_start(self, event):
+        if self.depth == 0:
+            gc.disable()
+        self.depth += 1
         function = event.data["dispatcher"].py_func
         if function.__module__.startswith(__package__) and not self.said:
             self.said = True
             warn("Compiling kernels (once) ...")
-        large = function.__qualname__ == "winograd._forward.launch"  # five seconds; as threads.parallel names it
-        if large and not self.helped and _cache_folder() and config.NUMBA_NUM_THREADS > 1:
+        if function.__qualname__ in FIRST and not self.helped and _cache_folder():
             self.helped = True
             _start_ahead()
 
     def on_end(self, event):
-        pass
+        self.depth -= 1
+        if self.depth == 0:
+            gc.enable()
 
 
 event.register("numba:compile", Announcer())

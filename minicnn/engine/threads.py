@@ -18,7 +18,7 @@ from types import FunctionType
 import numba
 from llvmlite import ir
 from numba import config, prange, types
-from numba.core import cgutils, targetconfig
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from minicnn.engine.compiling import helper, kernel, reap_ahead
@@ -36,6 +36,7 @@ _TASK = ir.FunctionType(ir.VoidType(), [_BYTES, _NUMBER])
 
 _pool, _own = threading.Lock(), threading.local()
 _started = _forked = False
+noted: dict | None = None  # instead of being run, kernels note here what they are called with: see ahead.py
 MAX_THREADS = _threads = config.NUMBA_NUM_THREADS
 
 
@@ -79,8 +80,8 @@ def _entry(typing, body, args):
 
     def codegen(context, builder, signature, values):
         call = types.void(types.intp, *args.types)
-        flags = targetconfig.ConfigStack.top_or_none().copy()  # as this launch is compiled
-        compiled = context.compile_subroutine(builder, body.dispatcher.py_func, call, flags=flags)
+        compiled = body.dispatcher.get_compile_result(call)
+        context.active_code_library.add_linking_library(compiled.library)
         entry = ir.Function(builder.module, _TASK, builder.function.name + ".entry")
         entry.linkage = "internal"
         inside = ir.IRBuilder(entry.append_basic_block())
@@ -148,12 +149,15 @@ def parallel(function):
     """
     if config.DISABLE_JIT:
         return _plain(function)
-    launch = FunctionType(_launch.__code__, {**globals(), "_body": kernel(function)})
+    launch = FunctionType(_launch.__code__, {**globals(), "_body": helper(function)})
     launch.__module__ = function.__module__
     launch.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}.launch"  # its cache's name
-    launch = kernel(launch)
+    launch = kernel(launch, by_address=False)
 
     def run(work, *args):
+        if noted is not None:
+            noted[launch, (types.boolean, numba.typeof(args))] = None
+            return
         reap_ahead()
         shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
