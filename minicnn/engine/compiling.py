@@ -97,7 +97,10 @@ class _HelperCompiler(CompilerBase):
 
 
 class KernelCache(FunctionCache):
-    """A kernel's place on the disk: what cannot be read there is compiled, and what cannot be written is not kept."""
+    """A kernel's place on the disk: what cannot be read there is compiled, and what cannot be written is not kept.
+
+    Numba would get ready to compile before it looks there, which takes half as long again as to load a network's kernels.
+    """
 
     class _impl_class(CompileResultCacheImpl):
         _locator_classes = CompileResultCacheImpl._locator_classes[:1]  # that of config.CACHE_DIR, and no other folder
@@ -109,7 +112,7 @@ class KernelCache(FunctionCache):
 
     def load_overload(self, signature, context):
         try:
-            return super().load_overload(signature, context)
+            return self._load_overload(signature, context)
         except Exception:  # whole, and yet not to be unpickled: written beside another version of NumPy, say
             with suppress(OSError):
                 self.flush()
