@@ -16,9 +16,9 @@ change by a factor of two from minute to minute, so a number is the median over 
 many times faster minicnn was than that peer. Written are a table, a JSON file and a bar chart. A contestant that is not
 installed, fails or computes something else is named with the reason, and the others go on.
 
-In the table, error is the largest relative error of what the case computes; memory is the most that the process held. With
---start, cold and warm are the seconds from the process's start to the end of its first training step, with empty caches and
-with full ones, and import those that importing the library took.
+In the table, error is the largest relative error of what the case computes; memory is the most that the process held: of a
+training step before it did anything else, otherwise in all. With --start, cold and warm are the seconds from the process's
+start to the end of its first training step, with empty caches and with full ones, and import those of importing the library.
 """
 
 from __future__ import annotations

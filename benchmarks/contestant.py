@@ -55,6 +55,7 @@ class Server:
             step()
             found["first_step"] = time.perf_counter() - BEGIN
             self._add("train", self.threads, step)
+            found["training_bytes"] = peak_memory()
         if answer:
             plain = net._replace(layers=[layer for layer in net.layers if layer[0] != "dropout"])
             self.check(make(self.name, plain, arrays, self.threads), x, y, many, answer)

@@ -74,7 +74,8 @@ def row(result: dict, name: str, case: str, base: str) -> str:
     setup, ms = result["setup"][name], 1e3 * statistics.median(seconds(result, name, case))
     error = setup["error"]["train" if case == "train" else "inference"]
     cells = f"  {name:<28}{ms:>10.3f}{1e3 * p99(result, name, case):>10.3f}"
-    cells += f"{span(ratios(result, name, case, base)):>26}{error:>10.0e}{setup.get('bytes', 0) / 2**20:>9.0f} MB"
+    memory = setup.get("training_bytes" if case == "train" else "bytes", 0)
+    cells += f"{span(ratios(result, name, case, base)):>26}{error:>10.0e}{memory / 2**20:>9.0f} MB"
     if "/" in kind_of(result, name, case):
         cells += f"  threads: {kind_of(result, name, case).split('/')[1]}"
     if setup.get("cold"):
