@@ -14,13 +14,16 @@ from minicnn.engine.compiling import helper
 from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated, pad_image
 from minicnn.engine.lanes import (
     Block,
+    best_block,
     fma,
     fma_rows,
     gather,
     load,
+    load_inside,
     load_rows,
     maximum0,
     one_row,
+    repeat,
     store,
     store_rows,
     strided,
@@ -30,6 +33,24 @@ from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import chunk, parallel
+from minicnn.layers.windows import Window
+
+
+def side_by_side(window: Window, columns: int, dtype) -> int:
+    """How many of a row's windows of 3x3 are taken at once, so that few are taken twice; 0 where none lie side by side."""
+    rows = best_block(dtype).shape[0]
+    fits = [n for n in (rows, rows - 1) if n <= columns]
+    plain = window == Window((3, 3), padding=window.padding)
+    return min(fits, key=lambda n: -(-columns // n) * n, default=0) if plain else 0
+
+
+@helper
+def three_taps(pixels, w, at, c, sums):
+    """sums, one of each window, + three pixels times the three weights at w[at]: windows share all but two pixels."""
+    like = sums[0]
+    sums = fma_rows(pixels[:-2], load(like, w, at), sums)
+    sums = fma_rows(pixels[1:-1], load(like, w, at + c), sums)
+    return fma_rows(pixels[2:], load(like, w, at + 2 * c), sums)
 
 
 @parallel
@@ -56,6 +77,29 @@ def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
                     if relu:
                         total = maximum0(total)
                     store(flat_y, ((image * oh + i) * ow + j) * c + k, total)
+
+
+@parallel
+def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
+    """The same for windows that `side_by_side` takes together; what lies beside the image is 0."""
+    n, h, width, c = x.shape
+    _, oh, ow, _ = y.shape
+    flat_x, flat_w, flat_y, start = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, block)
+    like, together = start[0], len(start)
+    pixels_of = start + start[:2]
+    for image in chunk(part, n):
+        for i in range(oh):
+            for first in range(0, ow, together):
+                j = min(first, ow - together)
+                for k in range(0, c, len(like)):
+                    sums = repeat(load(like, bias, k), start)
+                    for p in range(max(0, top - i), min(3, h + top - i)):
+                        at = ((image * h + i + p - top) * width + j - left) * c + k
+                        pixels = load_inside(like, flat_x, at, c, j - left, width, pixels_of)
+                        sums = three_taps(pixels, flat_w, 3 * p * c + k, c, sums)
+                    if relu:
+                        sums = maximum0(sums)
+                    store_rows(flat_y, strided(c, 0, together, start), ((image * oh + i) * ow + j) * c + k, sums)
 
 
 @helper
@@ -92,8 +136,25 @@ def _backward_pixels(block, dy, back, w, dx, dx0):
                 store_rows(dx, targets, dx0 + k, sums)
 
 
+@helper
+def _backward_pixels_3x3(block, dy, back, w, dx, dx0, h, width):
+    """The same where windows lie side by side: then dx is dy convolved with the weights in reverse."""
+    c, flat, start = back.channels, w.reshape(-1), zeros(dy, block)
+    like, together, begin = start[0], len(start), back.runs[-1]
+    for i in range(h):
+        for first in range(0, width, together):
+            j = min(first, width - together)
+            for k in range(0, c, len(like)):
+                sums = start
+                for p in range(3):
+                    at = begin + ((i + p) * back.columns + j) * c + k
+                    pixels = load_rows(like, dy, strided(c, 0, together + 2, start + start[:2]), at)
+                    sums = three_taps(pixels, flat, (8 - 3 * p) * c + k, -c, sums)
+                store_rows(dx, strided(c, 0, together, start), dx0 + (i * width + j) * c + k, sums)
+
+
 @parallel
-def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, needs_dx, dx, dws, dbs):
+def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, needs_dx, together, dx, dws, dbs):
     n, h, width, c = x.shape
     tasks, like, number, flat_dx = dws.shape[0], zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
     for task in chunk(part, tasks):
@@ -107,7 +168,9 @@ def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, n
             shape = windows.oh, windows.ow, c
             pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db)
             _backward_weights(block, frame, windows, dy, back, dw)
-            if needs_dx:
+            if needs_dx and together:
+                _backward_pixels_3x3(dx_block, dy, back, w, flat_dx, image * h * width * c, h, width)
+            elif needs_dx:
                 _backward_pixels(dx_block, dy, back, w, flat_dx, image * h * width * c)
 
 
@@ -121,8 +184,11 @@ class Depthwise(Step):
         layer, x, y = self.layer, contiguous(x), self.y(x, training)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
-        row = one_row(len(bias), x.dtype)
-        _forward(4 * y.size * w[..., 0].size, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
+        row, work = one_row(len(bias), x.dtype), 4 * y.size * w[..., 0].size
+        if together := side_by_side(layer.window, y.shape[2], x.dtype):
+            _forward_3x3(work, Block(together, row.shape[1]), x, w, bias, top, left, self.relu, y)
+        else:
+            _forward(work, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
         if training:
             self.save_for_backward(x, y)
         return y
@@ -143,11 +209,12 @@ class Depthwise(Step):
         dws, dbs = scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks, c), dtype)
         lanes = one_row(c, dtype).shape[1]
         block = Block(weights_block(len(w), c, dtype).shape[0], lanes)
-        dx_block = Block(panel_block(c, dtype, ROWS).shape[0], lanes)
+        together = side_by_side(layer.window, x.shape[2], dtype)
+        dx_block = Block(together or panel_block(c, dtype, ROWS).shape[0], lanes)
         _backward(
             2 * y.size * len(w),
             *(block, dx_block, behind, x, w, windows, back, frames, dys),
-            *(self.needs_dx, dx, dws, dbs),
+            *(self.needs_dx, together > 0, dx, dws, dbs),
         )
         layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])
         if layer.use_bias:

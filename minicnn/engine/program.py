@@ -17,6 +17,7 @@ from minicnn import inputs, layers
 from minicnn.engine import assistant, winograd
 from minicnn.engine import interpreter as does
 from minicnn.engine.bfloat16 import paired_rows
+from minicnn.engine.depthwise import side_by_side
 from minicnn.engine.lanes import Block, best_block
 from minicnn.engine.memory import contiguous, empty, scratch
 from minicnn.engine.products import panel_block
@@ -208,6 +209,8 @@ class Program(Layer):
             return self._add(does.window, layer, x, shape, how=POOLS[kind])
         if isinstance(layer, layers.DepthwiseConv2D):
             x.needs(*itertools.chain(*layer.window.padding))
+            kind = does.depthwise_3x3 if side_by_side(layer.window, shape[1], self.dtype) else does.depthwise
+            return self._add(kind, layer, x, shape)
         return self._add(does.depthwise, layer, x, shape)
 
     def _tiles_kind(self, layer: layers.Conv2D):
@@ -322,7 +325,9 @@ class Program(Layer):
             if operation.how == does.COPY:
                 row[does.Y + does.ROW] = x.shape[1] * x.shape[2]
             return [np.array([getattr(layer, "negative_slope", 0.0)])]
-        if kind is does.depthwise:
+        if kind is does.depthwise_3x3:
+            operation.block = Block(side_by_side(layer.window, y.shape[1], self.dtype), operation.block.shape[1])
+        if kind in (does.depthwise, does.depthwise_3x3):
             return self._depthwise(row, operation, layer)
         if kind is does.window:
             window = getattr(layer, "window", Window((x.shape[0], x.shape[1])))  # a global pool's is the image
