@@ -75,12 +75,12 @@ def Block(rows: int, lanes: int) -> np.dtype:
 @cache
 def best_block(dtype) -> np.dtype:
     """The largest block that stays in the registers, together with the vector and the factor that it is made from."""
-    rows, width = {"avx512": (8, 128), "neon": (6, 64)}.get(_vectors(), (6, 64))
+    rows, width = {"avx512": (8, 128), "neon": (6, 64)}.get(instruction_set(), (6, 64))
     return Block(rows, width // np.dtype(dtype).itemsize)
 
 
 @cache  # asking takes a tenth of a millisecond
-def _vectors() -> str:
+def instruction_set() -> str:
     """Whose vector registers these are: AVX-512 has 32 of 64 bytes, AVX2 16 of 32, NEON 32 of 16."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "neon"
