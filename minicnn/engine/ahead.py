@@ -10,6 +10,7 @@ compiled as usual, and where a layer is a user's own, nobody compiles ahead.
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 
@@ -31,6 +32,7 @@ def description(network: Network) -> str:
 def compile_ahead(text: str, part: int, parts: int) -> None:
     """Compile every `parts`-th kernel, and in the end, for predictions, what a program needs."""
     compiling.Announcer.said = compiling.Announcer.helped = True
+    os.nice(10)  # a container may have fewer cores than it shows: then the process that waits goes first
     config, precision = json.loads(text)
     model = declare(Sequential, config)
     engine.check_precision(precision)
