@@ -38,9 +38,8 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
     engine.check_precision(precision)
     model.precision = precision
     model.parameters.allocate(None)
-    for launch, signature in reversed(needed(model)):
-        if (part := part - 1) % parts == 0:
-            launch.compile(signature)
+    for launch, signature in needed(model)[::-1][part::parts]:
+        launch.compile(signature)
     dtype, bfloat16 = np.dtype(model.dtype), precision == "bfloat16"
     for one in program.in_use(model.layers, model.scale, dtype, model.input_shape, bfloat16):
         if isinstance(one, program.Program):
