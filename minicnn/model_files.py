@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minicnn import archive, initializers
-from minicnn import layers as layer_module
+from minicnn import archive
 from minicnn.arguments import number
 from minicnn.errors import ModelFileError
 from minicnn.layers import Layer
+from minicnn.layers.description import LAYERS, construct_layer, describe_layer
 from minicnn.network import MOST_LAYERS, Model, Network
 
 FORMAT = 2
-LAYERS = {name: getattr(layer_module, name) for name in layer_module.__all__ if name != "Layer"}
 
 
 def save_model(self: Network, path: str | os.PathLike) -> None:
@@ -42,7 +41,7 @@ def describe(model: Network) -> dict:
         "seed": model.seed,
         **{name: _floats(getattr(model.scale, name)) for name in ("mean", "std", "range")},
         "class_names": model.class_names,
-        "layers": [_describe(layer) for layer in model.layers],
+        "layers": [describe_layer(layer) for layer in model.layers],
     }
 
 
@@ -68,7 +67,7 @@ def declare(kind: type[Model], config: dict, layers: Sequence[type[Layer]] = ())
     count = json.dumps(config["layers"]).count('"class"')
     if count > MOST_LAYERS:
         raise ValueError(f"layers: got {count:,}, expected at most {MOST_LAYERS:,}")
-    stack = [_construct(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
+    stack = [construct_layer(item, known, f"layers[{i}]") for i, item in enumerate(config["layers"])]
     model = kind.declared(stack, config.get("input_shape"), config.get("seed"), config.get("dtype"))
     vars(model.scale).update(_scale(config, model.input_shape[-1]))
     model.class_names = config.get("class_names")
@@ -138,34 +137,3 @@ def _check_format(config: dict) -> None:
 def _check(config: dict, name: str, kind: type) -> None:
     if type(config.get(name)) is not kind:
         raise ValueError(f"{name}: got {config.get(name)!r}, expected {kind.__name__}"[:300])
-
-
-def _describe(value):
-    """A layer as JSON: its class and its constructor's arguments."""
-    if isinstance(value, Layer):
-        return {"class": type(value).__name__, **{k: _describe(v) for k, v in value.config().items()}}
-    if isinstance(value, list | tuple):
-        return [_describe(v) for v in value]
-    if callable(value):  # an initializer: the weights themselves are in the file
-        names = [name for name, function in initializers.BY_NAME.items() if function is value]
-        return names[0] if names else "zeros"
-    return value
-
-
-def _construct(item: dict, known: dict[str, type[Layer]], place: str) -> Layer:
-    if not isinstance(item, dict) or not isinstance(item.get("class"), str):
-        raise ValueError(f"{place}: expected a layer's class and its arguments")
-    arguments = dict(item)
-    name = arguments.pop("class")  # a word that no argument can be called
-    if name not in known:
-        raise ModelFileError(
-            f"layer {name[:60]!r} is not known; give layers of your own as load(path, layers=[...]) (at {place})"
-        )
-    inner = [_construct(v, known, f"{place}.layers[{i}]") for i, v in enumerate(arguments.pop("layers", []))]
-    for key, value in arguments.items():
-        if isinstance(value, dict):
-            arguments[key] = _construct(value, known, f"{place}.{key[:60]}")
-    try:
-        return known[name](*inner, **arguments)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"{place[-60:]}: {name}: {str(error)[:200]}") from error

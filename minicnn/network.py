@@ -163,7 +163,6 @@ class Network:
             self._backend, self._trained = engine.backend(), None
             self._steps, self._scale = steps, engine.fast(self.scale)
             self._first = sequence.first_that_learns(self._steps)
-            engine.expect(self)
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         """The last layer's output (logits) for one batch of floats, in memory that the next call overwrites: copy it to

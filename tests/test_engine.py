@@ -350,6 +350,7 @@ OPERATIONS = [
     *(
         "maximum0",
         "maximum",
+        "largest",
         "gate",
         "larger",
         "larger again",
@@ -406,7 +407,7 @@ def every_operation(block, x, table, small, large, out):
         *(a, b, lanes.fill(a, 1.5), lanes.fill(a, x[5]), a + b, a - b, 0.7 * b, x[3] * b),
         *(a * b, a / b, lanes.sqrt(a)),
         *(lanes.clamp(a, -2, 0.5), lanes.rint(a), lanes.power_of_two(lanes.rint(b))),
-        *(lanes.maximum0(a), lanes.maximum(a, b), lanes.gate(a, b), best, again),
+        *(lanes.maximum0(a), lanes.maximum(a, b), lanes.largest(loaded), lanes.gate(a, b), best, again),
         *(lanes.only_where(bytes_, 200, c), lanes.only_where(ints, 7, a)),
     )
     at = 0
@@ -1251,7 +1252,7 @@ def test_a_process_that_compiles_ahead_is_not_waited_for_and_leaves_no_zombie(mo
     monkeypatch.setattr(compiling.Announcer, "helped", True)  # training starts no other one
     monkeypatch.setattr(compiling.config, "NUMBA_NUM_THREADS", 3)
     network = network_of(Dense(3), (5,), np.float32)
-    assert compiling.expected() is network
+    assert network.steps and compiling.describe()
     compiling._start_ahead()
     processes = compiling._ahead_processes[:]
     assert len(processes) == 2
@@ -1271,14 +1272,15 @@ class Mine(Dense):
     """A user's own layer."""
 
 
-def test_nothing_is_compiled_ahead_for_a_users_own_layer_or_a_network_that_is_gone(monkeypatch):
+def test_nothing_is_compiled_ahead_for_a_users_own_layer_in_float64_or_for_a_network_that_is_gone(monkeypatch):
     monkeypatch.setattr(compiling, "_ahead_processes", [])
     monkeypatch.setattr(compiling.config, "NUMBA_NUM_THREADS", 3)
-    own, gone = (Network([layer], (5,)) for layer in (Mine(3), Dense(3)))
-    own.forward(np.zeros((1, 5), np.float32))
-    compiling._start_ahead()
-    gone.forward(np.zeros((1, 5), np.float32))
-    del gone
+    own, double, gone = Network([Mine(3)], (5,)), Network([Dense(3)], (5,), dtype="float64"), Network([Dense(3)], (5,))
+    for network in own, double:
+        assert network.steps
+        compiling._start_ahead()
+    assert gone.steps
+    del gone, network
     gc.collect()
     compiling._start_ahead()
     assert compiling._ahead_processes == []
@@ -1286,7 +1288,8 @@ def test_nothing_is_compiled_ahead_for_a_users_own_layer_or_a_network_that_is_go
 
 def compile_ahead(part, parts):
     model = RECIPES["default"].model()
-    ahead.compile_ahead(ahead.description(model), part, parts)
+    assert model.steps
+    ahead.compile_ahead(compiling.describe(), part, parts)
 
 
 def compiled_by_a_training_step():

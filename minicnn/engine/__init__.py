@@ -9,7 +9,6 @@ it does not know which it gets. Numba is looked for only here, and loaded only w
 
 from __future__ import annotations
 
-import weakref
 from typing import TypeVar
 
 import numpy as np
@@ -59,14 +58,6 @@ def steps(layers: list[Layer], precision: str = "float32") -> list[Layer]:
     from minicnn.engine import compile  # loads Numba
 
     return compile.compile(layers, bfloat16=precision == "bfloat16")
-
-
-def expect(network) -> None:
-    """Say which network will run: where its kernels must be compiled first, other cores help (see ahead.py)."""
-    if _backend == "numba":
-        from minicnn.engine import compiling
-
-        compiling.expected = weakref.ref(network)
 
 
 def in_use(

@@ -7,9 +7,14 @@ the engine does not know, such as a user's own, is its own step, and so stands i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from minicnn import inputs, layers, losses, optimizers
+from minicnn.engine import compiling
 from minicnn.engine.activations import KERNELS, Activation, add, relu_backward
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.dense import Dense
@@ -23,6 +28,7 @@ from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastR
 from minicnn.layers import sequence
 from minicnn.layers.activations import Identity, ReLU
 from minicnn.layers.base import Layer
+from minicnn.layers.description import LAYERS, describe_layer
 from minicnn.layers.windows import Window
 
 
@@ -87,6 +93,7 @@ def compile(layers: list[Layer], bfloat16: bool = False) -> list[Layer]:
 
     With bfloat16 those that multiply matrices do it in that precision.
     """
+    compiling.describe = describer(layers, bfloat16)
     compiled = _compile(layers, Turns())
     for step in _all(compiled):
         step.bfloat16 = bfloat16
@@ -97,6 +104,23 @@ def compile(layers: list[Layer], bfloat16: bool = False) -> list[Layer]:
     for step, a_pass in zip(ours[:1] + ours[-1:], ("y in use", "dx"), strict=False):
         step.opens += (a_pass,)
     return compiled
+
+
+def describer(layers: list[Layer], bfloat16: bool) -> Callable[[], str]:
+    """A function that describes the network for ahead.py, as JSON; "" where it is gone, has a layer of the user's own or is
+    not of float32."""
+    weak = [weakref.ref(layer) for layer in layers]
+
+    def describe() -> str:
+        alive = [layer for reference in weak if (layer := reference()) is not None]
+        inner = [one for layer in alive for one in layer.layers()]
+        known = all(type(one) in LAYERS.values() for one in inner if not isinstance(one, Identity))
+        dtypes = {w.value.dtype for one in inner for w in one.weights()}
+        if len(alive) < len(weak) or not known or dtypes != {np.dtype(np.float32)}:
+            return ""
+        return json.dumps([[describe_layer(layer) for layer in alive], alive[0].input_shape, bfloat16])
+
+    return describe
 
 
 def _all(steps: list[Layer]) -> Iterator[Step]:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-import weakref
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -164,21 +164,18 @@ MOST_AHEAD = 3
 FIRST = {
     f"{name}.launch" for name in ("training._make_batch", "direct._forward", "winograd._forward")
 }  # of a training step
-expected: weakref.ref | None = None  # the network that was asked for last
+describe: Callable[[], str] = str  # of the network that was asked for last; "" for none: see compile.describer
 _ahead_processes: list[int] = []
 
 
 def _start_ahead() -> None:
     """Run ahead.py in other processes, where there is a Python to start; they end by themselves, and say nothing."""
-    network = expected() if expected else None
-    if network is None or not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
+    text = describe()
+    if not text or not hasattr(os, "posix_spawn") or not sys.executable or getattr(sys, "frozen", False):
         return
-    from minicnn.engine import ahead
-
     parts = min(config.NUMBA_NUM_THREADS - 1, MOST_AHEAD)
     quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
-    with suppress(OSError, NotImplementedError, TypeError):  # a TypeError of description(): a layer of the user's own
-        text = ahead.description(network)
+    with suppress(OSError, NotImplementedError):
         for part in range(parts):
             command = [sys.executable, "-c", AHEAD.format(path=sys.path, arguments=(text, part, parts))]
             started = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)

@@ -30,6 +30,7 @@ from minicnn.engine.lanes import (
     fma_rows,
     gather,
     half,
+    largest,
     load,
     load_rows,
     maximum,
@@ -198,12 +199,13 @@ def _rows(start, op, count, piece, given, places, tables, weights, numbers, m, o
             if columns == n and not pool:
                 store_rows(m, gather(targets, t, count, start), y0, sums)
                 continue
+            if columns == n and t + len(start) <= count:  # one window or two
+                store(m, y0 + targets[t], largest(sums[:4]))
+                store(m, y0 + targets[t + len(start) - 4], largest(sums[-4:]))
+                continue
             store_rows(own, strided(n, 0, len(start), start), 0, sums)
             for i in range(0, min(len(start), count - t), 4 if pool else 1):
-                v = load(sums[0], own, i * n)
-                if pool:
-                    a, b, c, d = load_rows(v, own, four(n), i * n)
-                    v = maximum(maximum(a, b), maximum(c, d))
+                v = largest(load_rows(sums[0], own, four(n), i * n)) if pool else load(sums[0], own, i * n)
                 _store_some(v, m, y0 + targets[t + i], columns, own, len(start) * n)
 
 
@@ -308,10 +310,7 @@ def _points_to_outputs(like, points, m, own, sums, step, weights, bias, op, y, s
     for j in range(columns):
         if pool:
             a, b = column_of_outputs(like, points, own, 2 * j), column_of_outputs(like, points, own, 2 * j + 1)
-            y0, y1 = (
-                maximum(maximum(a[0], a[1]), maximum(b[0], b[1])),
-                maximum(maximum(a[2], a[3]), maximum(b[2], b[3])),
-            )
+            y0, y1 = largest(a[:2] + b[:2]), largest(a[2:] + b[2:])
             y2, y3 = y0, y0
         else:
             y0, y1, y2, y3 = column_of_outputs(like, points, own, j)

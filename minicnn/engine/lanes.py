@@ -17,7 +17,7 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     clamp(v, low, high), rint(v)           v between two numbers, NaN staying NaN; the nearest whole number, even of two
     power_of_two(v)                        2**v for whole v, at most 2**126 (in float64 2**1022), at least 1 over that
     exp_series(v)                          1/2 + v/6 + v**2/24 .., with which exp(v) = 1 + v + v**2 * it, for |v| < 0.35
-    maximum(v, w)                          number by number, NaN above all
+    maximum(v, w), largest(block)          number by number, NaN above all; of all rows
     larger(v, best, here, indices)         (best, indices) with v and `here` where v is larger, or the first NaN
     only_where(indices, here, v)           v where indices == here, else 0
     transpose(b)                           a block of as many rows as lanes, each the other
@@ -51,7 +51,7 @@ from __future__ import annotations
 import math
 import operator
 import platform
-from functools import cache
+from functools import cache, partial, reduce
 
 import numpy as np
 from llvmlite import binding, ir
@@ -396,14 +396,23 @@ def _maximum0(typing, block):
     return block(block), codegen
 
 
+def _larger_of(builder, v, w):
+    wins = builder.and_(builder.fcmp_unordered(">", v, w), builder.fcmp_ordered("==", w, w))
+    return builder.select(wins, v, w)
+
+
 @intrinsic
 def _maximum(typing, a, b):
-    def codegen(context, builder, signature, args):
-        v, w = args
-        wins = builder.and_(builder.fcmp_unordered(">", v, w), builder.fcmp_ordered("==", w, w))
-        return builder.select(wins, v, w)
+    return a(a, b), lambda context, builder, signature, args: _larger_of(builder, *args)
 
-    return a(a, b), codegen
+
+@intrinsic
+def _largest(typing, block):
+    def codegen(context, builder, signature, args):
+        rows = [builder.extract_value(args[0], i) for i in range(block.count)]
+        return reduce(partial(_larger_of, builder), rows)
+
+    return block.dtype(block), codegen
 
 
 @intrinsic
@@ -762,6 +771,9 @@ if config.DISABLE_JIT:
     def maximum(a, b):
         return np.where(~(a <= b) & (b == b), a, b)
 
+    def largest(block):
+        return reduce(maximum, block)
+
     def gate(vector, by):
         return np.where(by <= 0, vector * 0, vector)
 
@@ -821,5 +833,5 @@ else:
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add, fma_rows = _load_rows, _store_rows, _multiply_add, _fma_rows
-    maximum, load_inside, pair = _maximum, _load_inside, _pair
+    maximum, largest, load_inside, pair = _maximum, _largest, _load_inside, _pair
     clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series

@@ -325,8 +325,6 @@ class Program(Layer):
             if operation.how == does.COPY:
                 row[does.Y + does.ROW] = x.shape[1] * x.shape[2]
             return [np.array([getattr(layer, "negative_slope", 0.0)])]
-        if kind is does.depthwise_3x3:
-            operation.block = Block(side_by_side(layer.window, y.shape[1], self.dtype), operation.block.shape[1])
         if kind in (does.depthwise, does.depthwise_3x3):
             return self._depthwise(row, operation, layer)
         if kind is does.window:
@@ -351,6 +349,9 @@ class Program(Layer):
         return np.add.outer(np.arange(kh) * dilation[0] * x.row, np.arange(kw) * dilation[1] * x.shape[2])
 
     def _depthwise(self, row, operation, layer) -> list[np.ndarray]:
+        if operation.kind is does.depthwise_3x3:
+            together = side_by_side(layer.window, operation.y.shape[1], self.dtype)
+            operation.block = Block(together, operation.block.shape[1])
         taps = self._windows(row, operation, getattr(layer, "window", Window((1, 1))))
         row[does.RUN], row[does.RUNS] = self._write(taps), taps.size
         if isinstance(layer, layers.BatchNorm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minicnn.layers.activations import Identity
-from minicnn.model_files import LAYERS
+from minicnn.layers.description import LAYERS
 from minicnn.network import Network
 
 
