@@ -51,7 +51,7 @@ from __future__ import annotations
 import math
 import operator
 import platform
-from functools import cache, partial, reduce
+from functools import cache, reduce
 
 import numpy as np
 from llvmlite import binding, ir
@@ -410,7 +410,10 @@ def _maximum(typing, a, b):
 def _largest(typing, block):
     def codegen(context, builder, signature, args):
         rows = [builder.extract_value(args[0], i) for i in range(block.count)]
-        return reduce(partial(_larger_of, builder), rows)
+        while len(rows) > 1:  # in pairs, which wait for each other less than a chain
+            v, w, *rest = rows
+            rows = [*rest, _larger_of(builder, v, w)]
+        return rows[0]
 
     return block.dtype(block), codegen
 
