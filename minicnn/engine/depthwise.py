@@ -45,12 +45,34 @@ def side_by_side(window: Window, columns: int, dtype) -> int:
 
 
 @helper
-def three_taps(pixels, w, at, c, sums):
-    """sums, one of each window, + three pixels times the three weights at w[at]: windows share all but two pixels."""
-    like = sums[0]
-    sums = fma_rows(pixels[:-2], load(like, w, at), sums)
-    sums = fma_rows(pixels[1:-1], load(like, w, at + c), sums)
-    return fma_rows(pixels[2:], load(like, w, at + 2 * c), sums)
+def nine_taps(like, w, at, c):
+    """The weights of a window of 3x3, from w[at] on, each c numbers from the one before."""
+    zero = like, like, like
+    return load_rows(like, w, strided(c, 0, 9, zero + zero + zero), at)
+
+
+@helper
+def three_taps(pixels, taps, sums):
+    """sums, one of each window, + three pixels times three weights: windows side by side share all but two pixels."""
+    sums = fma_rows(pixels[:-2], taps[0], sums)
+    sums = fma_rows(pixels[1:-1], taps[1], sums)
+    return fma_rows(pixels[2:], taps[2], sums)
+
+
+@helper
+def row_of_windows(start, x, p, row, c, taps, bias, relu, y, q, f, ow):
+    """A vector of channels of a row of y, from three rows of a padded x; the last windows end where the row does."""
+    like, together = start[0], len(start)
+    pixels, results = strided(c, 0, together + 2, start + start[:2]), strided(f, 0, together, start)
+    for first in range(0, ow, together):
+        j = min(first, ow - together)
+        at = p + j * c
+        sums = three_taps(load_rows(like, x, pixels, at), taps[:3], repeat(bias, start))
+        sums = three_taps(load_rows(like, x, pixels, at + row), taps[3:6], sums)
+        sums = three_taps(load_rows(like, x, pixels, at + 2 * row), taps[6:], sums)
+        if relu:
+            sums = maximum0(sums)
+        store_rows(y, results, q + j * f, sums)
 
 
 @parallel
@@ -85,21 +107,27 @@ def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
     flat_x, flat_w, flat_y, start = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, block)
-    like, together = start[0], len(start)
-    pixels_of = start + start[:2]
+    like, together, pixels_of = start[0], len(start), start + start[:2]
+    results = strided(c, 0, together, start)
     for image in chunk(part, n):
         for i in range(oh):
-            for first in range(0, ow, together):
-                j = min(first, ow - together)
-                for k in range(0, c, len(like)):
-                    sums = repeat(load(like, bias, k), start)
-                    for p in range(max(0, top - i), min(3, h + top - i)):
-                        at = ((image * h + i + p - top) * width + j - left) * c + k
+            for k in range(0, c, len(like)):
+                bias_k, taps = load(like, bias, k), nine_taps(like, flat_w, k, c)
+                for first in range(0, ow, together):
+                    j = min(first, ow - together)
+                    at, sums = ((image * h + i - top) * width + j - left) * c + k, repeat(bias_k, start)
+                    if i >= top:
                         pixels = load_inside(like, flat_x, at, c, j - left, width, pixels_of)
-                        sums = three_taps(pixels, flat_w, 3 * p * c + k, c, sums)
+                        sums = three_taps(pixels, taps[:3], sums)
+                    if 0 <= i + 1 - top < h:
+                        pixels = load_inside(like, flat_x, at + width * c, c, j - left, width, pixels_of)
+                        sums = three_taps(pixels, taps[3:6], sums)
+                    if i + 2 - top < h:
+                        pixels = load_inside(like, flat_x, at + 2 * width * c, c, j - left, width, pixels_of)
+                        sums = three_taps(pixels, taps[6:], sums)
                     if relu:
                         sums = maximum0(sums)
-                    store_rows(flat_y, strided(c, 0, together, start), ((image * oh + i) * ow + j) * c + k, sums)
+                    store_rows(flat_y, results, ((image * oh + i) * ow + j) * c + k, sums)
 
 
 @helper
@@ -139,18 +167,12 @@ def _backward_pixels(block, dy, back, w, dx, dx0):
 @helper
 def _backward_pixels_3x3(block, dy, back, w, dx, dx0, h, width):
     """The same where windows lie side by side: then dx is dy convolved with the weights in reverse."""
-    c, flat, start = back.channels, w.reshape(-1), zeros(dy, block)
-    like, together, begin = start[0], len(start), back.runs[-1]
+    c, row, flat, start = back.channels, back.columns * back.channels, w.reshape(-1), zeros(dy, block)
+    like, begin = start[0], back.runs[-1]
     for i in range(h):
-        for first in range(0, width, together):
-            j = min(first, width - together)
-            for k in range(0, c, len(like)):
-                sums = start
-                for p in range(3):
-                    at = begin + ((i + p) * back.columns + j) * c + k
-                    pixels = load_rows(like, dy, strided(c, 0, together + 2, start + start[:2]), at)
-                    sums = three_taps(pixels, flat, (8 - 3 * p) * c + k, -c, sums)
-                store_rows(dx, strided(c, 0, together, start), dx0 + (i * width + j) * c + k, sums)
+        for k in range(0, c, len(like)):
+            p, q, taps = begin + i * row + k, dx0 + i * width * c + k, nine_taps(like, flat, 8 * c + k, -c)
+            row_of_windows(start, dy, p, row, c, taps, like, False, dx, q, c, width)
 
 
 @parallel

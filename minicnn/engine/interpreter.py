@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from minicnn.engine.activations import A, B
 from minicnn.engine.assistant import CLAIMED, DONE, PIECES, add, look, put
 from minicnn.engine.compiling import helper, kernel
-from minicnn.engine.depthwise import three_taps
+from minicnn.engine.depthwise import nine_taps, row_of_windows
 from minicnn.engine.exponentials import sigmoid, tanh
 from minicnn.engine.lanes import (
     PAIR,
@@ -350,26 +350,15 @@ def depthwise(block, op, begin, count, piece, tables, weights, m, own):
 
 @kernel
 def depthwise_3x3(block, op, begin, count, piece, tables, weights, m, own):
-    """The same for 3x3 whose windows lie side by side, some windows of a row of the image at a time.
-
-    The block's last one ends where the row does. A piece is some of the rows.
-    """
+    """The same for 3x3 whose windows lie side by side, row by row of the image. A piece is some of the rows."""
     start, x, y, c, f, ow = zeros(m, block), _at(op, X, begin), _at(op, Y, begin), op[X + C], op[Y + C], op[Y + W]
-    like, n, wide, at = start[0], len(start[0]), len(start), op[WEIGHTS]
+    like, at, offsets, targets, relu = start[0], op[WEIGHTS], op[TABLE], op[TARGETS], op[WITH_RELU]
     for row in _share(piece, count * op[COUNT] // ow):
-        for j in range(0, ow, wide):
-            t = row * ow + min(j, ow - wide)
-            pixel, result = x + tables[op[TABLE] + t], y + tables[op[TARGETS] + t]
-            for k in range(0, c, n):
-                channel = min(k, c - n)
-                sums = repeat(load(like, weights, at + channel), start)
-                for p in range(3):
-                    at_pixel = pixel + tables[op[RUN] + 3 * p] + channel
-                    pixels = load_rows(like, m, strided(c, 0, wide + 2, start + start[:2]), at_pixel)
-                    sums = three_taps(pixels, weights, at + (1 + 3 * p) * c + channel, c, sums)
-                if op[WITH_RELU]:
-                    sums = maximum0(sums)
-                store_rows(m, strided(f, 0, wide, start), result + channel, sums)
+        p, q = x + tables[offsets + row * ow], y + tables[targets + row * ow]
+        for k in range(0, c, len(like)):
+            channel = min(k, c - len(like))
+            bias, taps = load(like, weights, at + channel), nine_taps(like, weights, at + c + channel, c)
+            row_of_windows(start, m, p + channel, op[X + ROW], c, taps, bias, relu, m, q + channel, f, ow)
 
 
 @kernel
