@@ -429,15 +429,15 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs
 
 
 @helper
-def add_outer_products(block, tiles, v, c, channels, dm, f, count, du, fresh, x_region, dy_region, y_region):
-    """du (n * n, c, f) += v^T dm, for each of the n * n and a range of the c; = where it is `fresh`."""
+def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_region, dy_region, y_region):
+    """du (n * n, c, f) += v^T dm, for some of the n * n; = where it is `fresh`."""
     like, parts = zeros(v, block), len(tiles.points) ** 2
-    for point in range(parts):
+    for point in some:
         fetch(x_region, point, parts)
         fetch(dy_region, point, parts)
         fetch(y_region, point, parts)
         for p in range(0, f, len(like[0])):
-            for k in range(channels.start, channels.stop, len(like)):
+            for k in range(0, c, len(like)):
                 targets, at = strided(f, k, c, like), point * c * f + p
                 sums = like
                 if not fresh:
@@ -487,7 +487,9 @@ def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, 
 def _backward(
     part, block, behind, y_shape, x, shape, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows, depth, pairs
 ):
-    """A unit of work is a task, some of the images, and one of `splits` ranges of the channels of dx and dw."""
+    """A unit of work is a task, some of the images, and one of `splits` shares of what comes of them: of dw some of the
+    points, of dx some of the images. Both are summed in the same order whatever the shares.
+    """
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
     splits = db.shape[0] // tasks
@@ -495,26 +497,27 @@ def _backward(
         task, split, thread = unit // splits, unit % splits, get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
         like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
-        vectors = c // len(like)
-        channels = range(split * vectors // splits * len(like), (split + 1) * vectors // splits * len(like))
         db[unit, :] = 0
-        start = task * n // tasks * tiles.rows * tiles.columns
-        end = (task + 1) * n // tasks * tiles.rows * tiles.columns
-        for first in range(start, end, tiles.group):
-            count = min(tiles.group, end - first)
-            gather_pixels(like, x, shape, tiles, first, count, c, v, window)
-            gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window)
-            after, rest = first + count, 0 if behind.pool else tiles.group
-            x_later = region(x, shape, tiles, after, tiles.group, 0, c)
-            dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
-            y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
-            fresh = first == start
-            add_outer_products(block, tiles, v, c, channels, dm, f, count, du, fresh, x_later, dy_later, y_later)
-            if needs_dx:
-                for p in range(channels.start, channels.stop, len(like)):
-                    soon = region(dx, shape, tiles, first, count, p, len(like))
-                    times_panel(block, tiles, pairs[thread], depth, u, p * parts * depth, count, dv, soon, soon)
-                    scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
+        begin, images = task * n // tasks, (task + 1) * n // tasks - task * n // tasks
+        some = range(split * parts // splits, (split + 1) * parts // splits)
+        for share in range(splits):
+            start = (begin + share * images // splits) * tiles.rows * tiles.columns
+            end = (begin + (share + 1) * images // splits) * tiles.rows * tiles.columns
+            for first in range(start, end, tiles.group):
+                count = min(tiles.group, end - first)
+                gather_pixels(like, x, shape, tiles, first, count, c, v, window)
+                gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window)
+                after, rest = first + count, 0 if behind.pool else tiles.group
+                x_later = region(x, shape, tiles, after, tiles.group, 0, c)
+                dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
+                y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
+                fresh = share == 0 and first == start
+                add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_later, dy_later, y_later)
+                if needs_dx and share == split:
+                    for p in range(0, c, len(like)):
+                        soon = region(dx, shape, tiles, first, count, p, len(like))
+                        times_panel(block, tiles, pairs[thread], depth, u, p * parts * depth, count, dv, soon, soon)
+                        scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
 
 
 def _block(c: int, f: int, dtype) -> np.dtype:
@@ -581,7 +584,7 @@ def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bflo
         transposed = scratch("transposed", (r, r, f, c), dtype)
         transposed[...] = w.swapaxes(2, 3)
         u = packed(transposed, bfloat16)
-    splits = max(1, min(get_threads() // tasks, c // lanes))  # each adds dy's pixels up, and one of these sums counts
+    splits = max(1, min(get_threads(), n) // tasks)  # each adds dy's pixels up, and one of these sums counts
     partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype)
     *ours, windows = _scratch(tiles, {"x": (c, dtype), "dy": (f, dtype), "y": (lanes, dtype)}, lanes, dtype)
     depth, pairs = f, ours[1]
