@@ -717,6 +717,33 @@ def test_one_two_four_and_sixteen_threads_learn_the_same_bits():
     assert run(bits_of_training, NUMBA_NUM_THREADS=16) == "(16, 1)"
 
 
+def bits_of_backward():
+    """The number of different gradients that 1 to 64 threads find, for each convolution that shares tasks out."""
+    threads.SMALL, found = 0, []
+    shape, rng = (70, 8, 8, 32), np.random.default_rng(0)
+    for layer in Conv2D(32, 3), Conv2D(64, 1), Conv2D(32, 3, 2), DepthwiseConv2D(3), DepthwiseConv2D(3, stride=2):
+        network, x = network_of(layer, shape[1:], np.float32), rng.standard_normal(shape).astype(np.float32)
+        dy, bits = rng.standard_normal((len(x), *network.output_shape)).astype(np.float32), set()
+        for count in (1, 2, 16, 24, 64):
+            with using_threads(count):
+                bits.add(b"".join(array.tobytes() for array in passes(network.steps, x, dy)))
+        found.append(len(bits))
+    return found
+
+
+@pytest.mark.slow
+def test_sixty_four_threads_share_the_tasks_of_a_backward_and_find_the_same_bits():
+    assert run(bits_of_backward, NUMBA_NUM_THREADS=64) == "[1, 1, 1, 1, 1]"
+
+
+def test_there_is_a_share_for_each_of_sixty_four_threads(monkeypatch):
+    monkeypatch.setattr(threads, "_threads", 64)
+    assert [threads.most_splits(128, tasks) for tasks in (4, 8, 16)] == [16, 8, 4]
+    assert [threads.most_splits(n, min(n, 8)) for n in (1, 3, 8, 20, 70)] == [1, 1, 1, 2, 8]
+    monkeypatch.setattr(threads, "_threads", 2)
+    assert threads.most_splits(128, 8) == 1
+
+
 class Pool:
     """The lock of the thread pool, counting the calls that ask for it."""
 

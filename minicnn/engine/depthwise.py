@@ -32,7 +32,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import chunk, most_splits, parallel, share_of
 from minicnn.layers.windows import Window
 
 
@@ -131,21 +131,26 @@ def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
 
 
 @helper
-def _backward_weights(block, frame, windows, dy, back, dw):
-    """dw (taps, c) += one image's: for each tap, the sum over all windows of the pixel that it meets, times dy."""
+def _backward_weights(block, frame, windows, dy, back, dw, fresh, split, splits):
+    """dw (taps, c) += one image's: for each tap, the sum over all windows of the pixel that it meets, times dy.
+
+    Of its blocks a share, as in direct.py; = where it is `fresh`.
+    """
     taps, c = dw.shape
     flat, like = dw.reshape(-1), zeros(frame, block)
-    for t in range(0, taps, len(like)):
-        runs, targets = gather(windows.taps, t, taps, like), strided(c, t, taps, like)
-        for k in range(0, c, len(like[0])):
+    vectors = c // len(like[0])
+    for number in share_of((taps + len(like) - 1) // len(like) * vectors, split, splits):
+        t, k = number // vectors * len(like), number % vectors * len(like[0])
+        runs, targets, sums = gather(windows.taps, t, taps, like), strided(c, t, taps, like), like
+        if not fresh:
             sums = load_rows(like[0], flat, targets, k)
-            for i in range(windows.oh):
-                p, q = i * windows.down + k, ((back.top + i) * back.columns + back.left) * c + k
-                for _ in range(windows.ow):
-                    sums = fma_rows(load_rows(like[0], frame, runs, p), load(like[0], dy, q), sums)
-                    p += windows.right
-                    q += c
-            store_rows(flat, targets, k, sums)
+        for i in range(windows.oh):
+            p, q = i * windows.down + k, ((back.top + i) * back.columns + back.left) * c + k
+            for _ in range(windows.ow):
+                sums = fma_rows(load_rows(like[0], frame, runs, p), load(like[0], dy, q), sums)
+                p += windows.right
+                q += c
+        store_rows(flat, targets, k, sums)
 
 
 @helper
@@ -177,22 +182,25 @@ def _backward_pixels_3x3(block, dy, back, w, dx, dx0, h, width):
 
 @parallel
 def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, needs_dx, together, dx, dws, dbs):
+    """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, width, c = x.shape
     tasks, like, number, flat_dx = dws.shape[0], zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
-    for task in chunk(part, tasks):
-        frame, dy, dw, db = frames[task], dys[task], dws[task], dbs[task]
+    splits = dbs.shape[0] // tasks
+    for unit in chunk(part, tasks * splits):
+        task, split, frame, dy, db = unit // splits, unit % splits, frames[unit], dys[unit], dbs[unit]
         frame[:] = 0
         dy[:] = 0
-        dw[:] = 0
         db[:] = 0
-        for image in range(task * n // tasks, (task + 1) * n // tasks):
+        images = share_of(n, task, tasks)
+        for image in images:
+            fresh, mine = image == images.start, image % splits == split
             pad_image(x[image], frame, windows.columns, windows.top, windows.left)
             shape = windows.oh, windows.ow, c
             pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db)
-            _backward_weights(block, frame, windows, dy, back, dw)
-            if needs_dx and together:
+            _backward_weights(block, frame, windows, dy, back, dws[task], fresh, split, splits)
+            if needs_dx and mine and together:
                 _backward_pixels_3x3(dx_block, dy, back, w, flat_dx, image * h * width * c, h, width)
-            elif needs_dx:
+            elif needs_dx and mine:
                 _backward_pixels(dx_block, dy, back, w, flat_dx, image * h * width * c)
 
 
@@ -226,9 +234,10 @@ class Depthwise(Step):
         windows = forward_windows(x.shape[1:], layer.window, c)
         back = backward_windows(x.shape[1:], y.shape[1:], layer.window)
         tasks, dx = min(len(x), 16), self.dx(x.shape, dtype)
-        frames = scratch("x", (tasks, windows.rows * windows.columns * c), dtype)
-        dys = scratch("dy", (tasks, back.rows * back.columns * c), dtype)
-        dws, dbs = scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks, c), dtype)
+        splits = most_splits(len(x), tasks)
+        frames = scratch("x", (tasks * splits, windows.rows * windows.columns * c), dtype)
+        dys = scratch("dy", (tasks * splits, back.rows * back.columns * c), dtype)
+        dws, dbs = scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks * splits, c), dtype)
         lanes = one_row(c, dtype).shape[1]
         block = Block(weights_block(len(w), c, dtype).shape[0], lanes)
         together = side_by_side(layer.window, x.shape[2], dtype)
@@ -240,5 +249,5 @@ class Depthwise(Step):
         )
         layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])
         if layer.use_bias:
-            layer.b.grad[...] = dbs.sum(axis=0)
+            layer.b.grad[...] = dbs[::splits].sum(axis=0)
         return dx

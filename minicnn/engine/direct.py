@@ -34,7 +34,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.engine.threads import MOVED, chunk, get_threads, parallel
+from minicnn.engine.threads import MOVED, chunk, get_threads, most_splits, parallel, share_of
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
@@ -239,7 +239,7 @@ def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, fra
     for task in chunk(part, tasks):
         frame = frames[task]
         frame[:] = 0
-        for image in range(task * n // tasks, (task + 1) * n // tasks):
+        for image in share_of(n, task, tasks):
             source, x0, y, y0 = flat_x, image * h * w * c, behind.y, image * pixels * f
             if windows.rows != h or windows.columns != w:
                 pad_image(x[image], frame, windows.columns, windows.top, windows.left)
@@ -281,23 +281,24 @@ def _pixels(count, f):
 
 
 @helper
-def _backward_weights(block, frame, windows, dy, back, f, dw):
-    """dw (groups, panels, rows, lanes) += one image's outer products."""
+def _backward_weights(block, frame, windows, dy, back, f, dw, fresh, split, splits):
+    """dw (groups, panels, rows, lanes) += one image's outer products, for a share of its blocks; = where it is `fresh`."""
     groups, count, rows, lanes = dw.shape
     depth, flat, like = windows.channels // groups, dw.reshape(-1), zeros(frame, block)
     dy_steps = back.columns * back.channels, back.channels
     dy0 = (back.top * back.columns + back.left) * back.channels
-    for g in range(groups):
-        for p in range(count):
-            panel = (g * count + p) * rows * lanes
-            for k in range(0, rows, len(like)):
-                targets = strided(lanes, k, rows, like)
-                sums = outer_product(
-                    *(frame, g * depth, (windows.down, windows.right), gather(windows.taps, k, rows, like)),
-                    *(dy, dy0 + g * f + p * lanes, dy_steps, (windows.oh, windows.ow)),
-                    load_rows(like[0], flat, targets, panel),
-                )
-                store_rows(flat, targets, panel, sums)
+    of_panel = (rows + len(like) - 1) // len(like)
+    for number in share_of(groups * count * of_panel, split, splits):
+        panel, k = number // of_panel, number % of_panel * len(like)
+        g, p = panel // count, panel % count
+        targets, at, sums = strided(lanes, k, rows, like), panel * rows * lanes, like
+        if not fresh:
+            sums = load_rows(like[0], flat, targets, at)
+        sums = outer_product(
+            *(frame, g * depth, (windows.down, windows.right), gather(windows.taps, k, rows, like)),
+            *(dy, dy0 + g * f + p * lanes, dy_steps, (windows.oh, windows.ow), sums),
+        )
+        store_rows(flat, targets, at, sums)
 
 
 @helper
@@ -320,23 +321,26 @@ def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
 def _backward(
     part, block, row, behind, x, windows, partial, db, frames, needs_dx, dx_block, back, transposed, dx, dys, spills
 ):
+    """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, w, c = x.shape
     tasks, groups = partial.shape[:2]
+    splits = db.shape[0] // tasks
     flat_dx, f, like, number = dx.reshape(-1), back.channels, zeros(x, row)[0], zeros(behind.winner, row)[0]
-    for task in chunk(part, tasks):
-        frame, dy, dw = frames[task], dys[task], partial[task]
+    for unit in chunk(part, tasks * splits):
+        task, split, frame, dy = unit // splits, unit % splits, frames[unit], dys[unit]
         frame[:] = 0
         dy[:] = 0
-        dw[:] = 0
-        db[task, :] = 0
-        for image in range(task * n // tasks, (task + 1) * n // tasks):
+        db[unit, :] = 0
+        images = share_of(n, task, tasks)
+        for image in images:
+            fresh, mine = image == images.start, image % splits == split
             pad_image(x[image], frame, windows.columns, windows.top, windows.left)
             shape = windows.oh, windows.ow, f
-            pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db[task])
-            _backward_weights(block, frame, windows, dy, back, f // groups, dw)
-            if needs_dx:
+            pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db[unit])
+            _backward_weights(block, frame, windows, dy, back, f // groups, partial[task], fresh, split, splits)
+            if needs_dx and mine:
                 x0, c_share = image * h * w * c, c // groups
-                _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, spills[task])
+                _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, spills[unit])
 
 
 @parallel
@@ -350,7 +354,7 @@ def _backward_weights_alone(part, block, behind, x, windows, f, partial, db, fra
         frame[:] = 0
         flat[:] = 0
         db[task, :] = 0
-        for image in range(task * n // tasks, (task + 1) * n // tasks):
+        for image in share_of(n, task, tasks):
             pad_image(x[image], frame, windows.columns, windows.top, windows.left)
             for p in range(count):
                 for k in range(0, rows, len(like)):
@@ -394,8 +398,9 @@ def convolve_backward(behind, x, w, dw, db, window, groups, needs_dx, dx):
         block = panel_block(f // groups, dtype, ROWS)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
     partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
-    sums = scratch("db", (tasks, f), dtype)
-    frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
+    splits = 1 if alone else most_splits(len(x), tasks)
+    sums = scratch("db", (tasks * splits, f), dtype)
+    frames = scratch("x", (tasks * splits, windows.rows * windows.columns * x.shape[3]), dtype)
     work = len(x) * windows.oh * windows.ow * f * rows
     if alone:
         _backward_weights_alone(work, block, behind, x, windows, f, partial, sums, frames)
@@ -403,21 +408,21 @@ def convolve_backward(behind, x, w, dw, db, window, groups, needs_dx, dx):
         _backward_all(work, block, behind, x, w, windows, partial, sums, frames, needs_dx, dx, window)
     _reduce(MOVED * partial.size, partial, dw.reshape(rows, f))
     if db is not None:
-        db[...] = sums.sum(axis=0)
+        db[...] = sums[::splits].sum(axis=0)
 
 
 def _backward_all(work, block, behind, x, w, windows, partial, sums, frames, needs_dx, dx, window):
     """Both products of an image run while it is in the cache."""
-    (kh, kw, c, f), dtype, (tasks, groups) = w.shape, x.dtype, partial.shape[:2]
+    (kh, kw, c, f), dtype, units, groups = w.shape, x.dtype, len(sums), partial.shape[1]
     back = backward_windows(x.shape[1:], (windows.oh, windows.ow, f), window)
     dx_block = panel_block(c, dtype, ROWS) if needs_dx else block
     # a vector may reach past the last pixel
-    dys = scratch("dy", (tasks, back.rows * back.columns * f + block.shape[1]), dtype)
+    dys = scratch("dy", (units, back.rows * back.columns * f + block.shape[1]), dtype)
     panels = groups, -(-c // dx_block.shape[1]), len(back.taps) * (f // groups), dx_block.shape[1]
     transposed = scratch("panels", panels, dtype)
     if needs_dx:
         pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
-    spills = scratch("blocks", (tasks, ROWS * dx_block.shape[1]), dtype)
+    spills = scratch("blocks", (units, ROWS * dx_block.shape[1]), dtype)
     _backward(
         2 * work,
         *(block, one_row(f, dtype), behind, x, windows, partial, sums, frames),

@@ -42,7 +42,7 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.products import rows_by_panel
-from minicnn.engine.threads import chunk, parallel
+from minicnn.engine.threads import chunk, parallel, share_of
 from minicnn.engine.winograd import (
     EIGHT,
     SIX,
@@ -123,7 +123,7 @@ def _at(op, place, image):
 @helper
 def _share(piece, n):
     """A piece of the numbers from 0 to n - 1."""
-    return range(piece[0] * n // piece[1], (piece[0] + 1) * n // piece[1])
+    return share_of(n, piece[0], piece[1])
 
 
 @helper

@@ -135,6 +135,20 @@ def chunk(part, n):
 
 
 @helper
+def share_of(n, which, many):
+    """One of many equal shares of the numbers from 0 to n - 1."""
+    return range(which * n // many, (which + 1) * n // many)
+
+
+def most_splits(images: int, tasks: int) -> int:
+    """How many threads share a task, where there are more of them than tasks: at most one for each of its images.
+
+    Tasks are what a sum is made of, so their number depends on no thread; what becomes of a task's images does.
+    """
+    return max(1, min(_threads, images) // tasks)
+
+
+@helper
 def vectors(part, n, like):
     """One part of the numbers from 0 to n - 1: where it begins, where its whole vectors end, and where it ends."""
     span, width = chunk(part, n // len(like)), len(like)

@@ -54,7 +54,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.products import outer_product, rows_by_panel
-from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, parallel
+from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, most_splits, parallel, share_of
 
 SIZE = 4  # of a tile: rows and columns of outputs
 PAIRS = {
@@ -498,15 +498,16 @@ def _backward(
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
         like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
         db[unit, :] = 0
-        begin, images = task * n // tasks, (task + 1) * n // tasks - task * n // tasks
-        some = range(split * parts // splits, (split + 1) * parts // splits)
+        images, some, of_image = share_of(n, task, tasks), share_of(parts, split, splits), tiles.rows * tiles.columns
         for share in range(splits):
-            start = (begin + share * images // splits) * tiles.rows * tiles.columns
-            end = (begin + (share + 1) * images // splits) * tiles.rows * tiles.columns
+            own = share_of(len(images), share, splits)
+            start, end = (images.start + own.start) * of_image, (images.start + own.stop) * of_image
             for first in range(start, end, tiles.group):
                 count = min(tiles.group, end - first)
                 gather_pixels(like, x, shape, tiles, first, count, c, v, window)
-                gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window)
+                gather_dy(
+                    like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window
+                )
                 after, rest = first + count, 0 if behind.pool else tiles.group
                 x_later = region(x, shape, tiles, after, tiles.group, 0, c)
                 dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
@@ -584,7 +585,7 @@ def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bflo
         transposed = scratch("transposed", (r, r, f, c), dtype)
         transposed[...] = w.swapaxes(2, 3)
         u = packed(transposed, bfloat16)
-    splits = max(1, min(get_threads(), n) // tasks)  # each adds dy's pixels up, and one of these sums counts
+    splits = most_splits(n, tasks)  # each adds dy's pixels up, and one of these sums counts
     partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype)
     *ours, windows = _scratch(tiles, {"x": (c, dtype), "dy": (f, dtype), "y": (lanes, dtype)}, lanes, dtype)
     depth, pairs = f, ours[1]
