@@ -400,6 +400,9 @@ def test_a_first_layers_weights_and_bias_for_any_number_of_half_vectors(halves, 
         ((4, 3), 33, dict(dilation=2, activation="relu")),
         (3, 1, dict(stride=(1, 3), dilation=(2, 1), padding="valid")),
         (1, 64, dict(stride=2, padding=1)),  # dx that no window meets
+        (3, 64, dict(activation="relu")),  # windows side by side, of which the last few are taken twice
+        (3, 33, dict(padding=4)),  # windows that meet no pixel at all
+        (3, 40, dict(padding=(0, 3), activation="relu")),
     ],
 )
 def test_depthwise_agrees_for_any_number_of_taps_and_channels(kernel, channels, options, dtype):

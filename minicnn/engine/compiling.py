@@ -161,9 +161,7 @@ def _is_whole(path: str) -> bool:
 
 AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
 MOST_AHEAD = 3
-FIRST = {
-    f"{name}.launch" for name in ("training._make_batch", "direct._forward", "winograd._forward")
-}  # of a training step
+FIRST = "training._make_batch.launch", "direct._forward.launch", "winograd._forward.launch"  # of a training step
 describe: Callable[[], str] = str  # of the network that was asked for last; "" for none: see compile.describer
 _ahead_processes: list[int] = []
 

@@ -1,6 +1,7 @@
 """Depthwise convolution: see minicnn/layers/convolution.py for what it computes.
 
-Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels.
+Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels. Where
+windows of 3x3 lie side by side, seven or eight of them are taken at once, for they share all but two of their pixels.
 Backward copies an image's x and dy into padded ones, as direct.py does, so that no tap asks where the edge is: a block of
 pixels of dx gathers dy times the weights, and a block of taps of dw stays in registers over all windows of the image.
 """
@@ -116,13 +117,13 @@ def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
                 for first in range(0, ow, together):
                     j = min(first, ow - together)
                     at, sums = ((image * h + i - top) * width + j - left) * c + k, repeat(bias_k, start)
-                    if i >= top:
+                    if 0 <= i - top < h:
                         pixels = load_inside(like, flat_x, at, c, j - left, width, pixels_of)
                         sums = three_taps(pixels, taps[:3], sums)
-                    if 0 <= i + 1 - top < h:
+                    if 0 <= i - top + 1 < h:
                         pixels = load_inside(like, flat_x, at + width * c, c, j - left, width, pixels_of)
                         sums = three_taps(pixels, taps[3:6], sums)
-                    if i + 2 - top < h:
+                    if 0 <= i - top + 2 < h:
                         pixels = load_inside(like, flat_x, at + 2 * width * c, c, j - left, width, pixels_of)
                         sums = three_taps(pixels, taps[6:], sums)
                     if relu:
