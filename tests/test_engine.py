@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numba.core import event
 from numba.core.caching import FunctionCache
+from numba.core.errors import TypingError
 from test_steps import assert_close, assert_same_bits, pairs, quick, using_threads
 
 import minicnn
@@ -1218,6 +1219,23 @@ def is_compiled(kernel):
     """Whether a kernel, once it has run, had to be compiled."""
     assert kernel(1) == 2
     return bool(kernel.stats.cache_misses)
+
+
+def no_kernel(x):
+    return x.there_is_no_such_thing
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_compiling_leaves_the_collection_of_garbage_as_it_was(on, empty_cache):
+    (gc.enable if on else gc.disable)()
+    try:
+        assert is_compiled(compiling.kernel(plus_one))
+        assert gc.isenabled() == on
+        with pytest.raises(TypingError):
+            compiling.kernel(no_kernel)(1)
+        assert gc.isenabled() == on
+    finally:
+        gc.enable()
 
 
 def test_a_kernel_with_a_flipped_bit_is_compiled_again_and_its_file_replaced(empty_cache):

@@ -195,12 +195,8 @@ class Announcer(event.Listener):
     """Says so, once, when a kernel has to be compiled: it takes seconds, and must not look like a hang."""
 
     said = helped = False
-    depth = 0
 
     def on_start(self, event):
-        if self.depth == 0:
-            gc.disable()
-        self.depth += 1
         function = event.data["dispatcher"].py_func
         if function.__module__.startswith(__package__) and not self.said:
             self.said = True
@@ -210,12 +206,28 @@ class Announcer(event.Listener):
             _start_ahead()
 
     def on_end(self, event):
-        self.depth -= 1
+        pass
+
+
+class Collection(event.Listener):
+    """Lets Python collect no garbage while a kernel is compiled: it would look through what is all in use, over and over."""
+
+    depth, was_on = 0, False
+
+    def on_start(self, event):
         if self.depth == 0:
+            self.was_on = gc.isenabled()
+            gc.disable()
+        self.depth += 1
+
+    def on_end(self, event):
+        self.depth -= 1
+        if self.depth == 0 and self.was_on:
             gc.enable()
 
 
 event.register("numba:compile", Announcer())
+event.register("numba:compile", Collection())
 
 
 def _tidy(place: str, used: str) -> None:
