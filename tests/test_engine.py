@@ -27,6 +27,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -740,7 +741,7 @@ def test_sixty_four_threads_share_the_tasks_of_a_backward_and_find_the_same_bits
 def test_there_is_a_share_for_each_of_sixty_four_threads(monkeypatch):
     monkeypatch.setattr(threads, "_threads", 64)
     assert [threads.most_splits(128, tasks) for tasks in (4, 8, 16)] == [16, 8, 4]
-    assert [threads.most_splits(n, min(n, 8)) for n in (1, 3, 8, 20, 70)] == [1, 1, 1, 2, 8]
+    assert [threads.most_splits(n, min(n, 8)) for n in (0, 1, 3, 8, 20, 70)] == [1, 1, 1, 1, 2, 8]
     monkeypatch.setattr(threads, "_threads", 2)
     assert threads.most_splits(128, 8) == 1
 
@@ -1328,6 +1329,26 @@ def test_nothing_is_compiled_ahead_for_a_users_own_layer_in_float64_or_for_a_net
     del gone, network
     gc.collect()
     compiling._start_ahead()
+    assert compiling._ahead_processes == []
+
+
+def test_what_goes_wrong_with_compiling_ahead_reaches_nobody(monkeypatch):
+    monkeypatch.setattr(compiling, "describe", lambda: 1 / 0)
+    first = SimpleNamespace(__module__=None, __qualname__=compiling.FIRST[0])  # a module is None where code was exec'd
+    announcer = compiling.Announcer()
+    announcer.helped = False
+    announcer.on_start(SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=first)}))
+    assert announcer.helped == bool(compiling._cache_folder())
+
+
+def test_threads_that_reap_at_once_are_not_in_each_others_way(monkeypatch):
+    class Reaped(list):
+        def remove(self, process):
+            super().remove(process)
+            super().remove(process)  # as a second thread does
+
+    monkeypatch.setattr(compiling, "_ahead_processes", Reaped([2**22 + 1]))  # nobody's child
+    compiling.reap_ahead()
     assert compiling._ahead_processes == []
 
 

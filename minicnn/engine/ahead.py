@@ -2,9 +2,9 @@
 
 The first run of all compiles for seconds, and Numba compiles one kernel at a time. So the process that has to compile the
 first of them starts others, which run this file. Each makes the network anew from its description, goes through a training
-step in which every kernel notes its arguments' types and does nothing, and compiles what was noted, from the end to the
-beginning, into the same cache, where the first process finds it. Nothing depends on it: what is not there in time is
-compiled as usual.
+step in which every kernel that is spread over threads notes its arguments' types and does nothing, and compiles what was
+noted, from the end to the beginning, into the same cache, where the first process finds it. Nothing depends on it: what is
+not there in time is compiled as usual.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from minicnn import inputs, optimizers
 from minicnn.engine import compile, compiling, program, threads
-from minicnn.layers import BatchNorm, Layer, sequence
+from minicnn.layers import BatchNorm, Dropout, Layer, sequence
 from minicnn.layers.description import LAYERS, construct_layer
 from minicnn.parameters import Parameters
 
@@ -32,7 +32,7 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
     parameters.allocate(None)
     for launch, signature in needed(network, parameters, bfloat16)[::-1][part::parts]:
         launch.compile(signature)
-    folded = [layer for layer in network if not isinstance(layer, BatchNorm)]
+    folded = [layer for layer in network if not isinstance(layer, BatchNorm | Dropout)]
     for one in program.in_use(folded, inputs.Scale(), np.dtype(np.float32), input_shape, bfloat16):
         if isinstance(one, program.Program):
             one.get_ready()
@@ -41,7 +41,7 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
 def needed(network: list[Layer], parameters: Parameters, bfloat16: bool) -> list[tuple]:
     """The kernels of a training step with Adam, in their order: what compiles each, and for which types."""
     steps, threads.noted = compile.compile(network, bfloat16), {}
-    with np.errstate(all="ignore"):  # no kernel computes, so whatever lies in memory is taken for its result
+    with np.errstate(all="ignore"):  # what was not computed is whatever lies in memory
         dy = sequence.forward(steps, np.zeros((8, *network[0].input_shape), np.float32), training=True)
         first, *others = steps[sequence.first_that_learns(steps) :]
         first.backward(sequence.backward(others, dy))

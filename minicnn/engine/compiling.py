@@ -52,7 +52,10 @@ def kernel(function, has_prange=False, by_address=True):
 
 
 def helper(function):
-    """Compile a function that only kernels call: it needs no entrance from Python and no place on the disk."""
+    """Compile a function that only kernels call: it needs no entrance from Python and no place on the disk.
+
+    It cannot print, nor call a helper that calls it. Called from Python it is the plain Python function.
+    """
     inside = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_HelperCompiler)
     compiled = njit(**inside, **OPTIONS)(function)
     if not config.DISABLE_JIT:  # Numba would also list it among what Python calls
@@ -173,11 +176,10 @@ def _start_ahead() -> None:
         return
     parts = min(config.NUMBA_NUM_THREADS - 1, MOST_AHEAD)
     quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
-    with suppress(OSError, NotImplementedError):
-        for part in range(parts):
-            command = [sys.executable, "-c", AHEAD.format(path=sys.path, arguments=(text, part, parts))]
-            started = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
-            _ahead_processes.append(started)
+    for part in range(parts):
+        command = [sys.executable, "-c", AHEAD.format(path=sys.path, arguments=(text, part, parts))]
+        started = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+        _ahead_processes.append(started)
 
 
 def reap_ahead() -> None:
@@ -188,7 +190,8 @@ def reap_ahead() -> None:
         except ChildProcessError:  # somebody else has asked, or this is a fork, whose child it is not
             ended = process
         if ended:
-            _ahead_processes.remove(process)
+            with suppress(ValueError):  # another thread was here
+                _ahead_processes.remove(process)
 
 
 class Announcer(event.Listener):
@@ -198,12 +201,13 @@ class Announcer(event.Listener):
 
     def on_start(self, event):
         function = event.data["dispatcher"].py_func
-        if function.__module__.startswith(__package__) and not self.said:
+        if str(function.__module__).startswith(__package__) and not self.said:
             self.said = True
             warn("Compiling kernels (once) ...")
         if function.__qualname__ in FIRST and not self.helped and _cache_folder():
             self.helped = True
-            _start_ahead()
+            with suppress(Exception):  # it is only help: a layer that JSON cannot describe, say, trains without
+                _start_ahead()
 
     def on_end(self, event):
         pass
@@ -226,8 +230,8 @@ class Collection(event.Listener):
             gc.enable()
 
 
-event.register("numba:compile", Announcer())
 event.register("numba:compile", Collection())
+event.register("numba:compile", Announcer())
 
 
 def _tidy(place: str, used: str) -> None:

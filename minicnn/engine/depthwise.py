@@ -1,7 +1,7 @@
 """Depthwise convolution: see minicnn/layers/convolution.py for what it computes.
 
 Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels. Where
-windows of 3x3 lie side by side, seven or eight of them are taken at once, for they share all but two of their pixels.
+windows of 3x3 lie side by side, some of them are taken at once, five to eight, for they share all but two pixels.
 Backward copies an image's x and dy into padded ones, as direct.py does, so that no tap asks where the edge is: a block of
 pixels of dx gathers dy times the weights, and a block of taps of dw stays in registers over all windows of the image.
 """
@@ -186,7 +186,7 @@ def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, n
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, width, c = x.shape
     tasks, like, number, flat_dx = dws.shape[0], zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
-    splits = dbs.shape[0] // tasks
+    splits = dbs.shape[0] // max(tasks, 1)
     for unit in chunk(part, tasks * splits):
         task, split, frame, dy, db = unit // splits, unit % splits, frames[unit], dys[unit], dbs[unit]
         frame[:] = 0

@@ -324,7 +324,7 @@ def _backward(
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, w, c = x.shape
     tasks, groups = partial.shape[:2]
-    splits = db.shape[0] // tasks
+    splits = db.shape[0] // max(tasks, 1)
     flat_dx, f, like, number = dx.reshape(-1), back.channels, zeros(x, row)[0], zeros(behind.winner, row)[0]
     for unit in chunk(part, tasks * splits):
         task, split, frame, dy = unit // splits, unit % splits, frames[unit], dys[unit]

@@ -145,7 +145,7 @@ def most_splits(images: int, tasks: int) -> int:
 
     Tasks are what a sum is made of, so their number depends on no thread; what becomes of a task's images does.
     """
-    return max(1, min(_threads, images) // tasks)
+    return max(1, min(_threads, images) // max(tasks, 1))
 
 
 @helper

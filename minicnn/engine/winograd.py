@@ -492,7 +492,7 @@ def _backward(
     """
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
-    splits = db.shape[0] // tasks
+    splits = db.shape[0] // max(tasks, 1)
     for unit in chunk(part, tasks * splits):
         task, split, thread = unit // splits, unit % splits, get_thread_id()
         v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
