@@ -162,10 +162,13 @@ def _pack(w, panels):
     f = w.shape[1] // groups
     for g in range(groups):
         for p in range(count):
+            first, used = g * f + p * width, min(width, f - p * width)
             for k in range(rows):
-                for l in range(width):
-                    column = p * width + l
-                    panels[g, p, k, l] = w[k, g * f + column] if column < f else 0
+                row, target = w[k, first : first + used], panels[g, p, k]
+                for l in range(used):
+                    target[l] = row[l]
+                for l in range(used, width):
+                    target[l] = 0
 
 
 @kernel

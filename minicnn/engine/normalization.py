@@ -10,13 +10,13 @@ sums joined in order.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 
 import numpy as np
 
 from minicnn import layers
 from minicnn.engine.behind import Behind, dy_at, pool_window
-from minicnn.engine.compiling import helper
+from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.depthwise import Depthwise
 from minicnn.engine.exponentials import silu, silu_backward
@@ -69,20 +69,51 @@ def _moments(part, block, x, means, squares):
         store(squares[part], k, square)
 
 
-def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each column of x (m, c), in float64."""
-    m, c = x.shape
-    means, squares = scratch("means", (PARTS, c), x.dtype), scratch("squares", (PARTS, c), x.dtype)
-    _moments(MOVED * x.size, one_row(c, x.dtype), x, means, squares)
-    rows, means = _rows_of_parts(m), means.astype(np.float64)
-    mean = np.einsum("p,pc->c", rows, means) / m
-    means -= mean
-    return mean, (squares.sum(axis=0, dtype=np.float64) + np.einsum("p,pc,pc->c", rows, means, means)) / m
+@kernel
+def _join(means, squares, m, statistics):
+    """Mean and variance of each channel of m rows, in float64, from those of the parts."""
+    parts, c = means.shape
+    mean, variance = statistics[0], statistics[1]
+    mean[:] = 0
+    variance[:] = 0
+    for part in range(parts):
+        share = len(chunk(part, m)) / m
+        for k in range(c):
+            mean[k] += share * means[part, k]
+    for part in range(parts):
+        rows = len(chunk(part, m))
+        for k in range(c):
+            away = means[part, k] - mean[k]
+            variance[k] += squares[part, k] + rows * away * away
+    for k in range(c):
+        variance[k] /= m
 
 
-@lru_cache(maxsize=256)
-def _rows_of_parts(m: int) -> np.ndarray:
-    return np.diff(np.arange(PARTS + 1) * m // PARTS).astype(float)
+@kernel
+def _line_forward(statistics, epsilon, gamma, beta, line):
+    """From mean and variance 1 / standard deviation, then centre, scale and shift."""
+    mean, variance, inverse_std = statistics
+    for k in range(gamma.shape[0]):
+        inverse_std[k] = 1 / math.sqrt(variance[k] + epsilon)
+        scale, line[0, k] = gamma[k] * inverse_std[k], mean[k]
+        line[1, k], line[2, k] = scale, beta[k] + (line[0, k] - mean[k]) * scale  # what rounding took from the mean
+
+
+@kernel
+def _line_backward(sums, products, m, statistics, gamma, dbeta, dgamma, line):
+    """The gradients of beta and gamma from the parts' sums; and the layer's formula for dx, collected into one number
+    each for x and 1."""
+    mean, inverse_std, (parts, c) = statistics[0], statistics[2], sums.shape
+    for k in range(c):
+        total, product, off = 0.0, 0.0, line[0, k] - mean[k]
+        for part in range(parts):
+            total += sums[part, k]
+            product += products[part, k]
+        product = (product + off * total) * inverse_std[k]
+        dbeta[k], dgamma[k] = total, product
+        scale = gamma[k] * inverse_std[k]
+        by_x = -scale * product * inverse_std[k] / m
+        line[3, k], line[4, k] = by_x, by_x * off - scale * total / m
 
 
 NONE, RELU, SILU = range(3)
@@ -193,23 +224,24 @@ class BatchNorm(Step):
         return None if isinstance(before, Convolution) and before.takes_winograd() else Normalized(before, self)
 
     def forward(self, x, training=False):
-        layer, dtype, c, x = self.layer, x.dtype, x.shape[-1], contiguous(x)
-        y, rows = self.y(x, training), x.reshape(-1, c)
-        mean, variance = layer.mean.value, layer.variance.value
+        layer, c, x = self.layer, x.shape[-1], contiguous(x)
+        y, rows, given = self.y(x, training), x.reshape(-1, c), (MOVED * x.size, one_row(c, x.dtype))
+        statistics, line = np.empty((3, c)), np.empty((5, c), x.dtype)
         if training:
-            mean, variance = moments(rows)
-            layer.update_running(mean.astype(dtype), variance.astype(dtype), len(rows))
-        inverse_std = 1 / np.sqrt(variance + layer.epsilon)
-        line = np.empty((5, c), dtype)
-        scale, line[0] = layer.gamma.value * inverse_std, mean
-        line[1], line[2] = scale, layer.beta.value + (line[0] - mean) * scale  # what rounding took from the mean
-        winner, given = self.winner(y), (MOVED * x.size, one_row(c, dtype))
+            parts = _two_of_each_part(c, x.dtype)
+            _moments(*given, rows, *parts)
+            _join(*parts, len(rows), statistics)
+            layer.update_running(*statistics[:2].astype(x.dtype), len(rows))
+        else:
+            statistics[0], statistics[1] = layer.mean.value, layer.variance.value
+        _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
+        winner = self.winner(y)
         if self.pool:
             _scale_shift_pool(*given, _lines(x), line.reshape(-1), self.activation, y.reshape(-1), winner)
         else:
             _scale_shift(*given, rows, line.reshape(-1), self.activation, y.reshape(-1, c))
         if training:
-            self.save_for_backward(x, winner, mean, inverse_std, line)
+            self.save_for_backward(x, winner, statistics, line)
         return y
 
     def backward(self, dy):
@@ -220,21 +252,16 @@ class BatchNorm(Step):
         return dx
 
     def _learn(self, given) -> None:
-        """The gradients of gamma and beta; and the layer's formula for dx, collected into one number each for x and 1."""
-        (x, _, mean, inverse_std, line), layer = self.saved, self.layer
-        c, dtype = line.shape[1], line.dtype
-        sums, products = scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
-        _sums_backward(MOVED * x.size, one_row(c, dtype), *given, sums, products)
-        total, off, m = sums.sum(axis=0, dtype=np.float64), line[0] - mean, x.size // c
-        product = (products.sum(axis=0, dtype=np.float64) + off * total) * inverse_std
-        layer.beta.grad[...], layer.gamma.grad[...] = total, product
-        scale = layer.gamma.value * inverse_std
-        by_x = -scale * product * inverse_std / m
-        line[3], line[4] = by_x, by_x * off - scale * total / m
+        """The gradients of gamma and beta, and what dx is made with."""
+        (x, _, statistics, line), layer = self.saved, self.layer
+        c, gamma, beta = line.shape[1], layer.gamma, layer.beta
+        parts = _two_of_each_part(c, line.dtype)
+        _sums_backward(MOVED * x.size, one_row(c, line.dtype), *given, *parts)
+        _line_backward(*parts, x.size // c, statistics, gamma.value, beta.grad, gamma.grad, line)
 
     def _given(self, dy) -> tuple:
         """What the kernels of backward read."""
-        x, winner, _, _, line = self.saved
+        x, winner, _, line = self.saved
         dy, line = contiguous(dy).reshape(-1), line.reshape(-1)
         return Behind(dy, dy, winner, False, self.pool, norm=False, line=line), _lines(x), line, self.activation
 
@@ -264,6 +291,11 @@ class Normalized(Step):
     def backward(self, dy):
         self.convolution.needs_dx = self.needs_dx
         return self.convolution.backward_from(self.norm.behind_convolution(dy))
+
+
+def _two_of_each_part(c: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Memory for two numbers of each part of the rows and each channel."""
+    return scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
 
 
 def _lines(x: np.ndarray) -> np.ndarray:

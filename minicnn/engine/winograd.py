@@ -50,6 +50,7 @@ from minicnn.engine.lanes import (
     store,
     store_rows,
     strided,
+    transpose,
     zeros,
 )
 from minicnn.engine.memory import scratch
@@ -236,6 +237,18 @@ def _transform_weights(part, block, g, w, u, halves):
                     for q in range(r):
                         total = fma(g[j, q], load(total, half, q * n), total)
                     store(flat_u, (((panel * points + i) * points + j) * c + k) * n, total)
+
+
+@parallel
+def _swap(part, square, w, swapped):
+    """Weights (windows, c, f) to (windows, f, c), a square of them at a time."""
+    (windows, c, f), flat, target, like = w.shape, w.reshape(-1), swapped.reshape(-1), zeros(w, square)
+    n = len(like)
+    for number in chunk(part, windows * (c // n)):
+        window, k = number // (c // n), number % (c // n) * n
+        for l in range(0, f, n):
+            rows = load_rows(like[0], flat, strided(f, 0, n, like), (window * c + k) * f + l)
+            store_rows(target, strided(c, 0, n, like), (window * f + l) * c + k, transpose(rows))
 
 
 @parallel
@@ -582,9 +595,9 @@ def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bflo
     tasks, tiles = min(n, 4 if large else 8), _tiles(y_shape, r, padding, group)
     u, points, lanes = np.empty(0, PAIR if bfloat16 else dtype), len(tiles.points), block.shape[1]
     if needs_dx:
-        transposed = scratch("transposed", (r, r, f, c), dtype)
-        transposed[...] = w.swapaxes(2, 3)
-        u = packed(transposed, bfloat16)
+        swapped, square = scratch("swapped", (r, r, f, c), dtype), best_block(dtype).shape[1] // 2
+        _swap(MOVED * w.size, Block(square, square), w.reshape(r * r, c, f), swapped)
+        u = packed(swapped, bfloat16)
     splits = most_splits(n, tasks)  # each adds dy's pixels up, and one of these sums counts
     partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype)
     *ours, windows = _scratch(tiles, {"x": (c, dtype), "dy": (f, dtype), "y": (lanes, dtype)}, lanes, dtype)
