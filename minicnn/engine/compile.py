@@ -142,6 +142,9 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
         activation = parts.pop(0) if parts and type(parts[0]) in kind.fuses else None
         pool = parts.pop(0) if kind.fuses_pool and parts and _halves(parts[0]) else None
         step = kind(layer, activation, pool, turns)
+        norm = getattr(compiled[-1], "norm", compiled[-1]) if compiled else None
+        if isinstance(norm, BatchNorm) and isinstance(step, Convolution | Depthwise):
+            norm.leave_to(step)
         if isinstance(step, BatchNorm) and compiled and (both := step.joined(compiled[-1])):
             compiled[-1] = both
         else:

@@ -21,14 +21,14 @@ class Convolution(Step):
     fuses, fuses_pool = (layers.ReLU,), True
 
     def forward(self, x, training=False):
-        layer, x, y = self.layer, contiguous(x), self.y(x, training)
+        layer, x, y, before = self.layer, contiguous(x), self.y(x, training), self.before(x.dtype)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self.takes_winograd() and len(x) > 0:
-            winograd.convolve(x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
+            winograd.convolve(before, x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
         else:
-            direct.convolve(x, w, b, layer.window, layer.groups, behind)
+            direct.convolve(before, x, w, b, layer.window, layer.groups, behind)
         if training:
-            self.save_for_backward(x, behind)
+            self.save_for_backward(x, behind, before)
         return y
 
     def backward(self, dy):
@@ -36,15 +36,19 @@ class Convolution(Step):
 
     def backward_from(self, behind):
         """backward, with all that is behind the convolution."""
-        x, layer = self.saved[0], self.layer
+        (x, _, before), layer = self.saved, self.layer
         w, dw, db = layer.w.value, layer.w.grad, layer.b.grad if layer.use_bias else None
         window, dx = layer.window, self.dx(x.shape, x.dtype)
         if self.takes_winograd() and len(x) > 0:
-            given = behind, layer.output_shape, x, w, dw, db, window.padding
+            given = behind, layer.output_shape, before, x, w, dw, db, window.padding
             winograd.convolve_backward(*given, self.needs_dx, dx, self._low())
         else:
-            direct.convolve_backward(behind, x, w, dw, db, window, layer.groups, self.needs_dx, dx)
+            direct.convolve_backward(behind, before, x, w, dw, db, window, layer.groups, self.needs_dx, dx)
         return dx
+
+    def takes_before(self) -> bool:
+        """Whether it can scale and shift its x for the batch norm in front of it."""
+        return True
 
     def _low(self) -> bool:
         """Whether Winograd's products are in bfloat16."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn import layers
+from minicnn.engine.before import pad_image
 from minicnn.engine.compiling import helper
-from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated, pad_image
+from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated
 from minicnn.engine.lanes import (
     Block,
     best_block,
@@ -33,7 +34,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, most_splits, parallel, share_of
+from minicnn.engine.threads import chunk, get_threads, most_splits, parallel, share_of
 from minicnn.layers.windows import Window
 
 
@@ -131,6 +132,25 @@ def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
                     store_rows(flat_y, results, ((image * oh + i) * ow + j) * c + k, sums)
 
 
+@parallel
+def _forward_3x3_scaled(part, block, before, x, windows, w, bias, relu, y, frames):
+    """The same where a batch norm comes before."""
+    n, _, _, c = x.shape
+    _, oh, ow, _ = y.shape
+    flat_w, flat_y, start, tasks = w.reshape(-1), y.reshape(-1), zeros(x, block), frames.shape[0]
+    like, row = start[0], windows.columns * c
+    for task in chunk(part, tasks):
+        frame = frames[task]
+        frame[:] = 0
+        for image in share_of(n, task, tasks):
+            pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
+            for k in range(0, c, len(like)):
+                bias_k, taps = load(like, bias, k), nine_taps(like, flat_w, k, c)
+                for i in range(oh):
+                    p, q = i * row + k, (image * oh + i) * ow * c + k
+                    row_of_windows(start, frame, p, row, c, taps, bias_k, relu, flat_y, q, c, ow)
+
+
 @helper
 def _backward_weights(block, frame, windows, dy, back, dw, fresh, split, splits):
     """dw (taps, c) += one image's: for each tap, the sum over all windows of the pixel that it meets, times dy.
@@ -182,7 +202,9 @@ def _backward_pixels_3x3(block, dy, back, w, dx, dx0, h, width):
 
 
 @parallel
-def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, needs_dx, together, dx, dws, dbs):
+def _backward(
+    part, block, dx_block, behind, before, x, w, windows, back, frames, dys, needs_dx, together, dx, dws, dbs
+):
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, width, c = x.shape
     tasks, like, number, flat_dx = dws.shape[0], zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
@@ -195,7 +217,7 @@ def _backward(part, block, dx_block, behind, x, w, windows, back, frames, dys, n
         images = share_of(n, task, tasks)
         for image in images:
             fresh, mine = image == images.start, image % splits == split
-            pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
             shape = windows.oh, windows.ow, c
             pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db)
             _backward_weights(block, frame, windows, dy, back, dws[task], fresh, split, splits)
@@ -212,17 +234,33 @@ class Depthwise(Step):
     fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
-        layer, x, y = self.layer, contiguous(x), self.y(x, training)
+        layer, x, y, before = self.layer, contiguous(x), self.y(x, training), self.before(x.dtype)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         row, work = one_row(len(bias), x.dtype), 4 * y.size * w[..., 0].size
-        if together := side_by_side(layer.window, y.shape[2], x.dtype):
-            _forward_3x3(work, Block(together, row.shape[1]), x, w, bias, top, left, self.relu, y)
+        block = Block(self.together(), row.shape[1])
+        if before.norm:
+            windows, tasks = (
+                forward_windows(x.shape[1:], layer.window, len(bias)),
+                min(len(x), max(16, 2 * get_threads())),
+            )
+            frames = scratch("x", (tasks, windows.rows * windows.columns * len(bias)), x.dtype)
+            _forward_3x3_scaled(work, block, before, x, windows, w, bias, self.relu, y, frames)
+        elif self.together():
+            _forward_3x3(work, block, x, w, bias, top, left, self.relu, y)
         else:
             _forward(work, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
         if training:
-            self.save_for_backward(x, y)
+            self.save_for_backward(x, y, before)
         return y
+
+    def takes_before(self) -> bool:
+        """Whether it can scale and shift its x for the batch norm in front of it."""
+        return self.together() > 0
+
+    def together(self) -> int:
+        """How many windows are taken at once."""
+        return side_by_side(self.layer.window, self.layer.output_shape[1], self.layer.w.value.dtype)
 
     def backward(self, dy):
         y = self.saved[1]
@@ -230,7 +268,7 @@ class Depthwise(Step):
 
     def backward_from(self, behind):
         """backward, with all that is behind the convolution."""
-        (x, y), layer = self.saved, self.layer
+        (x, y, before), layer = self.saved, self.layer
         w, dtype, c = layer.w.value[..., 0].reshape(-1, x.shape[3]), x.dtype, x.shape[3]
         windows = forward_windows(x.shape[1:], layer.window, c)
         back = backward_windows(x.shape[1:], y.shape[1:], layer.window)
@@ -245,7 +283,7 @@ class Depthwise(Step):
         dx_block = Block(together or panel_block(c, dtype, ROWS).shape[0], lanes)
         _backward(
             2 * y.size * len(w),
-            *(block, dx_block, behind, x, w, windows, back, frames, dys),
+            *(block, dx_block, behind, before, x, w, windows, back, frames, dys),
             *(self.needs_dx, together > 0, dx, dws, dbs),
         )
         layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])

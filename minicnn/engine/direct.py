@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minicnn.engine.before import pad_image
 from minicnn.engine.behind import dy_at, pool_image
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
@@ -131,17 +132,6 @@ def backward_windows(x_shape: tuple[int, ...], y_shape: tuple[int, ...], window:
 
 
 @helper
-def pad_image(image, padded, padded_width, top, left):
-    """Copy an image (h, w, c) into the middle of a flat, zeroed, padded one."""
-    h, w, c = image.shape
-    flat = image.reshape(h, w * c)
-    for i in range(h):
-        row, target = flat[i], padded[((top + i) * padded_width + left) * c :]
-        for k in range(w * c):  # from 0 on: an index that could be negative would keep the loop from vectors
-            target[k] = row[k]
-
-
-@helper
 def pad_gated(like, number, behind, image, shape, padded, padded_width, top, left, db):
     """Copy an image's dy, come back through what is behind, into the middle of a padded one; add its pixels to db."""
     h, w, c = shape
@@ -235,17 +225,17 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, frames, spills, owns):
+def _forward(part, block, row, row_in, before, x, windows, panels, bias, behind, f, targets, frames, spills, owns):
     """Where a pool follows, an image's own result goes to `owns` and only its pooled one to y."""
     n, h, w, c = x.shape
-    tasks, flat_x, pixels = frames.shape[0], x.reshape(-1), windows.oh * windows.ow
+    tasks, flat_x, pixels, like = frames.shape[0], x.reshape(-1), windows.oh * windows.ow, zeros(x, row_in)[0]
     for task in chunk(part, tasks):
         frame = frames[task]
         frame[:] = 0
         for image in share_of(n, task, tasks):
             source, x0, y, y0 = flat_x, image * h * w * c, behind.y, image * pixels * f
-            if windows.rows != h or windows.columns != w:
-                pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            if before.norm or windows.rows != h or windows.columns != w:
+                pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
                 source, x0 = frame, 0
             if behind.pool:
                 y, y0 = owns[task], 0
@@ -256,7 +246,7 @@ def _forward(part, block, row, x, windows, panels, bias, behind, f, targets, fra
                 pool_image(row, y, shape, behind.y, behind.winner, y0)
 
 
-def convolve(x, w, b, window, groups, behind):
+def convolve(before, x, w, b, window, groups, behind):
     """y, for any convolution."""
     (kh, kw, c, f), dtype = w.shape, x.dtype
     if behind.y.size == 0:
@@ -273,9 +263,14 @@ def convolve(x, w, b, window, groups, behind):
     spills, owns = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), (tasks, size if behind.pool else 0)
     _forward(
         len(x) * size * panels.shape[2] if tasks > 1 else 0,
-        *(block, one_row(f, dtype), x, windows, panels, bias.reshape(-1), behind, f),
+        *(block, one_row(f, dtype), _row_in(before, x, f), before, x, windows, panels, bias.reshape(-1), behind, f),
         *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype)),
     )
+
+
+def _row_in(before, x, f):
+    """A row for x's channels; where it is not needed y's, so that no kernel is compiled for it alone."""
+    return one_row(x.shape[3] if before.norm else f, x.dtype)
 
 
 @lru_cache(maxsize=256)
@@ -322,13 +317,31 @@ def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
 
 @parallel
 def _backward(
-    part, block, row, behind, x, windows, partial, db, frames, needs_dx, dx_block, back, transposed, dx, dys, spills
+    part,
+    block,
+    row,
+    row_in,
+    behind,
+    before,
+    x,
+    windows,
+    partial,
+    db,
+    frames,
+    needs_dx,
+    dx_block,
+    back,
+    transposed,
+    dx,
+    dys,
+    spills,
 ):
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, w, c = x.shape
     tasks, groups = partial.shape[:2]
     splits = db.shape[0] // max(tasks, 1)
     flat_dx, f, like, number = dx.reshape(-1), back.channels, zeros(x, row)[0], zeros(behind.winner, row)[0]
+    like_in = zeros(x, row_in)[0]
     for unit in chunk(part, tasks * splits):
         task, split, frame, dy = unit // splits, unit % splits, frames[unit], dys[unit]
         frame[:] = 0
@@ -337,7 +350,7 @@ def _backward(
         images = share_of(n, task, tasks)
         for image in images:
             fresh, mine = image == images.start, image % splits == split
-            pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            pad_image(like_in, before, x, image, frame, windows.columns, windows.top, windows.left)
             shape = windows.oh, windows.ow, f
             pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db[unit])
             _backward_weights(block, frame, windows, dy, back, f // groups, partial[task], fresh, split, splits)
@@ -347,18 +360,18 @@ def _backward(
 
 
 @parallel
-def _backward_weights_alone(part, block, behind, x, windows, f, partial, db, frames):
+def _backward_weights_alone(part, block, row_in, behind, before, x, windows, f, partial, db, frames):
     """dw and db where nobody needs dx: every image's dy is read once, and goes straight into the outer products."""
     n, oh, ow = x.shape[0], windows.oh, windows.ow
     tasks, _, count, rows, lanes = partial.shape
     for task in chunk(part, tasks):
         frame, flat, like = frames[task], partial[task].reshape(-1), zeros(x, block)
-        number = zeros(behind.winner, block)[0]
+        number, like_in = zeros(behind.winner, block)[0], zeros(x, row_in)[0]
         frame[:] = 0
         flat[:] = 0
         db[task, :] = 0
         for image in share_of(n, task, tasks):
-            pad_image(x[image], frame, windows.columns, windows.top, windows.left)
+            pad_image(like_in, before, x, image, frame, windows.columns, windows.top, windows.left)
             for p in range(count):
                 for k in range(0, rows, len(like)):
                     taps, targets = gather(windows.taps, k, rows, like), strided(lanes, k, rows, like)
@@ -390,7 +403,7 @@ def _reduce(part, partial, dw):
                         row[l] += partial[task, g, p, k, l]
 
 
-def convolve_backward(behind, x, w, dw, db, window, groups, needs_dx, dx):
+def convolve_backward(behind, before, x, w, dw, db, window, groups, needs_dx, dx):
     """dx, dw and db, for any convolution."""
     kh, kw, c, f = w.shape
     dtype, rows = x.dtype, kh * kw * c
@@ -406,15 +419,17 @@ def convolve_backward(behind, x, w, dw, db, window, groups, needs_dx, dx):
     frames = scratch("x", (tasks * splits, windows.rows * windows.columns * x.shape[3]), dtype)
     work = len(x) * windows.oh * windows.ow * f * rows
     if alone:
-        _backward_weights_alone(work, block, behind, x, windows, f, partial, sums, frames)
+        _backward_weights_alone(
+            work, block, _row_in(before, x, f), behind, before, x, windows, f, partial, sums, frames
+        )
     else:
-        _backward_all(work, block, behind, x, w, windows, partial, sums, frames, needs_dx, dx, window)
+        _backward_all(work, block, behind, before, x, w, windows, partial, sums, frames, needs_dx, dx, window)
     _reduce(MOVED * partial.size, partial, dw.reshape(rows, f))
     if db is not None:
         db[...] = sums[::splits].sum(axis=0)
 
 
-def _backward_all(work, block, behind, x, w, windows, partial, sums, frames, needs_dx, dx, window):
+def _backward_all(work, block, behind, before, x, w, windows, partial, sums, frames, needs_dx, dx, window):
     """Both products of an image run while it is in the cache."""
     (kh, kw, c, f), dtype, units, groups = w.shape, x.dtype, len(sums), partial.shape[1]
     back = backward_windows(x.shape[1:], (windows.oh, windows.ow, f), window)
@@ -428,6 +443,6 @@ def _backward_all(work, block, behind, x, w, windows, partial, sums, frames, nee
     spills = scratch("blocks", (units, ROWS * dx_block.shape[1]), dtype)
     _backward(
         2 * work,
-        *(block, one_row(f, dtype), behind, x, windows, partial, sums, frames),
+        *(block, one_row(f, dtype), _row_in(before, x, f), behind, before, x, windows, partial, sums, frames),
         *(needs_dx, dx_block, back, transposed, dx, dys, spills),
     )

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from minicnn import layers
+from minicnn.engine.before import Before, scaled
 from minicnn.engine.behind import Behind, dy_at, pool_window
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.convolution import Convolution
@@ -26,7 +27,6 @@ from minicnn.engine.lanes import (
     load,
     load_prefetching,
     load_rows,
-    maximum0,
     one_row,
     store,
     store_prefetching,
@@ -122,11 +122,9 @@ NONE, RELU, SILU = range(3)
 @helper
 def _y_at(like, x, at, centre, scale, shift, activation):
     """A vector of the result, from one of x."""
-    v = fma(scale, load_prefetching(like, x, at) - centre, shift)
+    v = scaled(load_prefetching(like, x, at), centre, scale, shift, activation == RELU)
     if activation == SILU:
         return silu(v)
-    if activation == RELU:
-        return maximum0(v)
     return v
 
 
@@ -208,6 +206,8 @@ class BatchNorm(Step):
     """
 
     layer: layers.BatchNorm
+    then: Convolution | Depthwise | None = None  # the step that it leaves its scale and shift to
+    last_to_read_x = False  # whether no step before it reads x again in backward, so that dx may be written over it
     fuses, fuses_pool = (layers.ReLU, layers.SiLU), True
 
     def __init__(
@@ -219,13 +219,20 @@ class BatchNorm(Step):
     def joined(self, before: layers.Layer) -> Normalized | None:
         """The step of the one before and this, if there is one. With SiLU dx takes more than two multiplications; and in
         winograd.py it would push other numbers out of the registers, and cost what it saves."""
-        if not isinstance(before, Convolution | Depthwise) or len(before.fused) > 1 or self.activation == SILU:
+        self.last_to_read_x = isinstance(before, Convolution | Depthwise) and len(before.fused) == 1
+        if not self.last_to_read_x or self.activation == SILU:
             return None
         return None if isinstance(before, Convolution) and before.takes_winograd() else Normalized(before, self)
 
+    def leave_to(self, then: Convolution | Depthwise) -> None:
+        """Let the step behind apply scale, shift and ReLU where it reads its x; SiLU takes too long for that, as some
+        numbers are read several times."""
+        if not self.pool and self.activation != SILU and then.takes_before():
+            self.then = then
+
     def forward(self, x, training=False):
         layer, c, x = self.layer, x.shape[-1], contiguous(x)
-        y, rows, given = self.y(x, training), x.reshape(-1, c), (MOVED * x.size, one_row(c, x.dtype))
+        rows, given = x.reshape(-1, c), (MOVED * x.size, one_row(c, x.dtype))
         statistics, line = np.empty((3, c)), np.empty((5, c), x.dtype)
         if training:
             parts = _two_of_each_part(c, x.dtype)
@@ -235,20 +242,31 @@ class BatchNorm(Step):
         else:
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
-        winner = self.winner(y)
-        if self.pool:
-            _scale_shift_pool(*given, _lines(x), line.reshape(-1), self.activation, y.reshape(-1), winner)
-        else:
-            _scale_shift(*given, rows, line.reshape(-1), self.activation, y.reshape(-1, c))
+        y = self._write(x, given, line.reshape(-1), training)
         if training:
-            self.save_for_backward(x, winner, statistics, line)
+            self.save_for_backward(x, self.winner(y), statistics, line)
+        return y
+
+    def _write(self, x, given, line, training):
+        """y, or x where the step behind makes y of it."""
+        if self.then is not None:
+            self.then.carried = Before(True, self.relu, line)
+            return x
+        y = self.y(x, training)
+        if self.pool:
+            _scale_shift_pool(*given, _lines(x), line, self.activation, y.reshape(-1), self.winner(y))
+        else:
+            _scale_shift(*given, x.reshape(-1, x.shape[-1]), line, self.activation, y.reshape(-1, x.shape[-1]))
         return y
 
     def backward(self, dy):
-        x, dx, given = self.saved[0], self.dx(self.saved[0].shape, dy.dtype), self._given(dy)
+        x, given = self.saved[0], self._given(dy)
+        dx = x if self.needs_dx and self.last_to_read_x else self.dx(x.shape, x.dtype)
         self._learn(given)
         if self.needs_dx:
             _dx(MOVED * x.size, one_row(x.shape[-1], x.dtype), *given, dx.reshape(-1))
+            if dx is x:
+                self._saved = None
         return dx
 
     def _learn(self, given) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minicnn.engine.before import Before, nothing
 from minicnn.engine.behind import Behind
 from minicnn.engine.memory import Turns, contiguous, empty
 from minicnn.layers.activations import ReLU
@@ -22,6 +23,7 @@ class Step(Layer):
     fuses_pool = False
     needs_dx = True
     bfloat16 = False  # whether its products are of numbers in bfloat16
+    carried: Before | None = None  # what the batch norm in front of it has left to it
     opens: tuple[str, ...] = ()  # the passes, "y in use" or "dx", of which this is the first step
 
     def __init__(self, layer: Layer, activation: Layer | None, pool: Layer | None, turns: Turns | None):
@@ -59,6 +61,10 @@ class Step(Layer):
         """What backward reads in place of its layer's own dy."""
         flat = contiguous(dy).reshape(-1), y.reshape(-1)
         return Behind(*flat, winner, self.relu, self.pool, norm=False, line=np.empty(0, y.dtype))
+
+    def before(self, dtype: np.dtype) -> Before:
+        """What becomes of x before the layer takes it."""
+        return self.carried or nothing(dtype)
 
     def dx(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Memory for dx, or an empty array where nobody needs it."""

@@ -30,6 +30,7 @@ import numpy as np
 from numba import get_thread_id
 from numpy.polynomial.polynomial import polyfromroots
 
+from minicnn.engine.before import scaled_window
 from minicnn.engine.behind import pool_window
 from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.compiling import helper, kernel
@@ -296,20 +297,26 @@ def span(tiles, depth):
 
 
 @helper
-def gather_pixels(like, x, shape, tiles, first, count, depth, v, window):
+def gather_pixels(like, before, x, shape, tiles, first, count, depth, v, window):
     """v = B^T d B (n * n, group, depth) of the tiles from `first` on; pixels outside the image are 0.
 
     depth is c, or half of it where v is of pairs.
     """
     (h, w, c), points, n = shape, tiles.points, len(like)
+    scaled = window[len(points) ** 2 * n :]
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         row, column = row - tiles.top, column - tiles.left
         for k in range(0, c, n):
+            if before.norm:
+                scaled_window(like, before, x, shape, image, row, column, points, k, scaled)
             for i in range(len(points)):
-                start, width = ((image * h + row + i) * w + column) * c + k, w if 0 <= row + i < h else 0
-                d = pixels_to_points(points, load_inside(like, x, start, c, column, width, points))
-                store_rows(window, apart(n, points), i * len(points) * n, d)
+                if before.norm:
+                    d = load_rows(like, scaled, apart(n, points), i * len(points) * n)
+                else:
+                    start, width = ((image * h + row + i) * w + column) * c + k, w if 0 <= row + i < h else 0
+                    d = load_inside(like, x, start, c, column, width, points)
+                store_rows(window, apart(n, points), i * len(points) * n, pixels_to_points(points, d))
             columns_to_points(like, points, window, v, t * depth + k * depth // c, span(tiles, depth))
 
 
@@ -480,7 +487,7 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, ms, windows):
+def _forward(part, block, before, x, shape, tiles, depth, u, bias, behind, y_shape, vs, ms, windows):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     total, thread = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns, get_thread_id()
     v, m, window = vs[thread], ms[thread], windows[thread]
@@ -488,7 +495,7 @@ def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, 
     for group in chunk(part, (total + tiles.group - 1) // tiles.group):
         first = group * tiles.group
         count = min(tiles.group, total - first)
-        gather_pixels(like, x, shape, tiles, first, count, depth, v, window)
+        gather_pixels(like, before, x, shape, tiles, first, count, depth, v, window)
         for p in range(0, f, len(like)):
             soon = region(behind.y, y_shape, tiles, first, 0 if behind.pool else count, p, len(like))
             later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
@@ -498,7 +505,25 @@ def _forward(part, block, x, shape, tiles, depth, u, bias, behind, y_shape, vs, 
 
 @parallel
 def _backward(
-    part, block, behind, y_shape, x, shape, tiles, u, partial, db, needs_dx, dx, vs, dms, dvs, windows, depth, pairs
+    part,
+    block,
+    behind,
+    y_shape,
+    before,
+    x,
+    shape,
+    tiles,
+    u,
+    partial,
+    db,
+    needs_dx,
+    dx,
+    vs,
+    dms,
+    dvs,
+    windows,
+    depth,
+    pairs,
 ):
     """A unit of work is a task, some of the images, and one of `splits` shares of what comes of them: of dw some of the
     points, of dx some of the images. Both are summed in the same order whatever the shares.
@@ -517,7 +542,7 @@ def _backward(
             start, end = (images.start + own.start) * of_image, (images.start + own.stop) * of_image
             for first in range(start, end, tiles.group):
                 count = min(tiles.group, end - first)
-                gather_pixels(like, x, shape, tiles, first, count, c, v, window)
+                gather_pixels(like, before, x, shape, tiles, first, count, c, v, window)
                 gather_dy(
                     like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window
                 )
@@ -561,15 +586,15 @@ def packed(w, bfloat16) -> np.ndarray:
 
 
 def _scratch(tiles, depths, lanes, dtype):
-    """For each thread: numbers at the points, as deep as each of the slots says; and a window of n x n vectors."""
+    """For each thread: numbers at the points, as deep as each of the slots says; and two windows of n x n vectors."""
     n = len(tiles.points)
     at_points = [
         scratch(slot, (MAX_THREADS, n * n * span(tiles, depth)), kind) for slot, (depth, kind) in depths.items()
     ]
-    return *at_points, scratch("blocks", (MAX_THREADS, n * n * lanes), dtype)
+    return *at_points, scratch("blocks", (MAX_THREADS, 2 * n * n * lanes), dtype)
 
 
-def convolve(x, w, b, padding, y_shape, behind, bfloat16):
+def convolve(before, x, w, b, padding, y_shape, behind, bfloat16):
     """y of a convolution that `fits`; y_shape is that before a pool."""
     (r, _, c, f), dtype = w.shape, x.dtype
     block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
@@ -580,12 +605,12 @@ def convolve(x, w, b, padding, y_shape, behind, bfloat16):
     u = packed(w, bfloat16).reshape(-1)
     _forward(
         work if len(x) > 1 else 0,
-        *(block, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape),
+        *(block, before, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape),
         *_scratch(tiles, {"x": (depth, kind), "y": (lanes, dtype)}, lanes, dtype),
     )
 
 
-def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bfloat16):
+def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, needs_dx, dx, bfloat16):
     """dx, dw and db of a convolution that `fits`; of the products only those of dx in bfloat16."""
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
@@ -607,7 +632,7 @@ def convolve_backward(behind, y_shape, x, w, dw, db, padding, needs_dx, dx, bflo
         pairs = _scratch(tiles, {"pairs": (depth, PAIR)}, lanes, dtype)[0]
     _backward(
         2 * n * math.prod(y_shape) * r * r * c,
-        *(block, behind, y_shape, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), partial, sums),
+        *(block, behind, y_shape, before, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), partial, sums),
         *(needs_dx, dx.reshape(-1), *ours, windows, depth, pairs),
     )
     halves = scratch("halves", (PARTS, (points * r + points) * lanes), dtype)
