@@ -11,6 +11,7 @@ from __future__ import annotations
 from minicnn import layers
 from minicnn.engine import direct, winograd
 from minicnn.engine.memory import contiguous
+from minicnn.engine.moments import two_of_each_part
 from minicnn.engine.step import Step
 
 
@@ -21,12 +22,16 @@ class Convolution(Step):
     fuses, fuses_pool = (layers.ReLU,), True
 
     def forward(self, x, training=False):
+        return self.convolve(x, training, two_of_each_part(0, x.dtype, 0))
+
+    def convolve(self, x, training, sums):
+        """forward, and the moments of y for the batch norm behind, where there is memory for them."""
         layer, x, y, before = self.layer, contiguous(x), self.y(x, training), self.before(x.dtype)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self.takes_winograd() and len(x) > 0:
             winograd.convolve(before, x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
         else:
-            direct.convolve(before, x, w, b, layer.window, layer.groups, behind)
+            direct.convolve(before, x, w, b, layer.window, layer.groups, behind, sums)
         if training:
             self.save_for_backward(x, behind, before)
         return y

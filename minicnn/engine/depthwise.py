@@ -32,9 +32,10 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import contiguous, scratch
+from minicnn.engine.moments import moments_of_images, two_of_each_part
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, get_threads, most_splits, parallel, share_of
+from minicnn.engine.threads import PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
 
 
@@ -78,7 +79,7 @@ def row_of_windows(start, x, p, row, c, taps, bias, relu, y, q, f, ow):
 
 
 @parallel
-def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
+def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y, sums):
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
     flat_x, flat_w, flat_y, like = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, row)[0]
@@ -101,10 +102,11 @@ def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y):
                     if relu:
                         total = maximum0(total)
                     store(flat_y, ((image * oh + i) * ow + j) * c + k, total)
+    moments_of_images(like, part, n, oh * ow, flat_y, sums)
 
 
 @parallel
-def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
+def _forward_3x3(part, block, x, w, bias, top, left, relu, y, sums):
     """The same for windows that `side_by_side` takes together; what lies beside the image is 0."""
     n, h, width, c = x.shape
     _, oh, ow, _ = y.shape
@@ -117,23 +119,24 @@ def _forward_3x3(part, block, x, w, bias, top, left, relu, y):
                 bias_k, taps = load(like, bias, k), nine_taps(like, flat_w, k, c)
                 for first in range(0, ow, together):
                     j = min(first, ow - together)
-                    at, sums = ((image * h + i - top) * width + j - left) * c + k, repeat(bias_k, start)
+                    at, total = ((image * h + i - top) * width + j - left) * c + k, repeat(bias_k, start)
                     if 0 <= i - top < h:
                         pixels = load_inside(like, flat_x, at, c, j - left, width, pixels_of)
-                        sums = three_taps(pixels, taps[:3], sums)
+                        total = three_taps(pixels, taps[:3], total)
                     if 0 <= i - top + 1 < h:
                         pixels = load_inside(like, flat_x, at + width * c, c, j - left, width, pixels_of)
-                        sums = three_taps(pixels, taps[3:6], sums)
+                        total = three_taps(pixels, taps[3:6], total)
                     if 0 <= i - top + 2 < h:
                         pixels = load_inside(like, flat_x, at + 2 * width * c, c, j - left, width, pixels_of)
-                        sums = three_taps(pixels, taps[6:], sums)
+                        total = three_taps(pixels, taps[6:], total)
                     if relu:
-                        sums = maximum0(sums)
-                    store_rows(flat_y, results, ((image * oh + i) * ow + j) * c + k, sums)
+                        total = maximum0(total)
+                    store_rows(flat_y, results, ((image * oh + i) * ow + j) * c + k, total)
+    moments_of_images(like, part, n, oh * ow, flat_y, sums)
 
 
 @parallel
-def _forward_3x3_scaled(part, block, before, x, windows, w, bias, relu, y, frames):
+def _forward_3x3_scaled(part, block, before, x, windows, w, bias, relu, y, frames, sums):
     """The same where a batch norm comes before."""
     n, _, _, c = x.shape
     _, oh, ow, _ = y.shape
@@ -141,14 +144,17 @@ def _forward_3x3_scaled(part, block, before, x, windows, w, bias, relu, y, frame
     like, row = start[0], windows.columns * c
     for task in chunk(part, tasks):
         frame = frames[task]
-        frame[:] = 0
-        for image in share_of(n, task, tasks):
-            pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
-            for k in range(0, c, len(like)):
-                bias_k, taps = load(like, bias, k), nine_taps(like, flat_w, k, c)
-                for i in range(oh):
-                    p, q = i * row + k, (image * oh + i) * ow * c + k
-                    row_of_windows(start, frame, p, row, c, taps, bias_k, relu, flat_y, q, c, ow)
+        if len(share_of(n, task, tasks)):
+            frame[:] = 0
+        for piece in share_of(PARTS, task, tasks):
+            for image in chunk(piece, n):
+                pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
+                for k in range(0, c, len(like)):
+                    bias_k, taps = load(like, bias, k), nine_taps(like, flat_w, k, c)
+                    for i in range(oh):
+                        p, q = i * row + k, (image * oh + i) * ow * c + k
+                        row_of_windows(start, frame, p, row, c, taps, bias_k, relu, flat_y, q, c, ow)
+            moments_of_images(like, piece, n, oh * ow, flat_y, sums)
 
 
 @helper
@@ -234,22 +240,23 @@ class Depthwise(Step):
     fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
+        return self.convolve(x, training, two_of_each_part(0, x.dtype, 0))
+
+    def convolve(self, x, training, sums):
+        """forward, and the moments of y for the batch norm behind, where there is memory for them."""
         layer, x, y, before = self.layer, contiguous(x), self.y(x, training), self.before(x.dtype)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         row, work = one_row(len(bias), x.dtype), 4 * y.size * w[..., 0].size
         block = Block(self.together(), row.shape[1])
         if before.norm:
-            windows, tasks = (
-                forward_windows(x.shape[1:], layer.window, len(bias)),
-                min(len(x), max(16, 2 * get_threads())),
-            )
+            windows, tasks = forward_windows(x.shape[1:], layer.window, len(bias)), tasks_of_parts()
             frames = scratch("x", (tasks, windows.rows * windows.columns * len(bias)), x.dtype)
-            _forward_3x3_scaled(work, block, before, x, windows, w, bias, self.relu, y, frames)
+            _forward_3x3_scaled(work, block, before, x, windows, w, bias, self.relu, y, frames, sums)
         elif self.together():
-            _forward_3x3(work, block, x, w, bias, top, left, self.relu, y)
+            _forward_3x3(work, block, x, w, bias, top, left, self.relu, y, sums)
         else:
-            _forward(work, row, x, w, bias, stride, (top, left), dilation, self.relu, y)
+            _forward(work, row, x, w, bias, stride, (top, left), dilation, self.relu, y, sums)
         if training:
             self.save_for_backward(x, y, before)
         return y

@@ -34,8 +34,9 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import scratch
+from minicnn.engine.moments import moments_of_images
 from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.engine.threads import MOVED, chunk, get_threads, most_splits, parallel, share_of
+from minicnn.engine.threads import MOVED, PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
@@ -225,28 +226,35 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(part, block, row, row_in, before, x, windows, panels, bias, behind, f, targets, frames, spills, owns):
+def _forward(
+    part, block, row, row_in, before, x, windows, panels, bias, behind, f, targets, frames, spills, owns, sums
+):
     """Where a pool follows, an image's own result goes to `owns` and only its pooled one to y."""
     n, h, w, c = x.shape
-    tasks, flat_x, pixels, like = frames.shape[0], x.reshape(-1), windows.oh * windows.ow, zeros(x, row_in)[0]
+    tasks, flat_x, pixels, share = frames.shape[0], x.reshape(-1), windows.oh * windows.ow, f // panels.shape[0]
+    like, like_in = zeros(x, row)[0], zeros(x, row_in)[0]
     for task in chunk(part, tasks):
         frame = frames[task]
-        frame[:] = 0
-        for image in share_of(n, task, tasks):
-            source, x0, y, y0 = flat_x, image * h * w * c, behind.y, image * pixels * f
-            if before.norm or windows.rows != h or windows.columns != w:
-                pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
-                source, x0 = frame, 0
-            if behind.pool:
-                y, y0 = owns[task], 0
-            share = f // panels.shape[0]
-            _forward_image(block, source, x0, windows, panels, bias, behind.relu, y, y0, share, targets, spills[task])
-            if behind.pool:
-                shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
-                pool_image(row, y, shape, behind.y, behind.winner, y0)
+        if len(share_of(n, task, tasks)):
+            frame[:] = 0
+        for piece in share_of(PARTS, task, tasks):
+            for image in chunk(piece, n):
+                source, x0, y, y0 = flat_x, image * h * w * c, behind.y, image * pixels * f
+                if before.norm or windows.rows != h or windows.columns != w:
+                    pad_image(like_in, before, x, image, frame, windows.columns, windows.top, windows.left)
+                    source, x0 = frame, 0
+                if behind.pool:
+                    y, y0 = owns[task], 0
+                _forward_image(
+                    *(block, source, x0, windows, panels, bias, behind.relu, y, y0, share, targets, spills[task])
+                )
+                if behind.pool:
+                    shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
+                    pool_image(row, y, shape, behind.y, behind.winner, y0)
+            moments_of_images(like, piece, n, pixels, behind.y, sums)
 
 
-def convolve(before, x, w, b, window, groups, behind):
+def convolve(before, x, w, b, window, groups, behind, sums):
     """y, for any convolution."""
     (kh, kw, c, f), dtype = w.shape, x.dtype
     if behind.y.size == 0:
@@ -258,13 +266,13 @@ def convolve(before, x, w, b, window, groups, behind):
     _pack(w.reshape(-1, f), panels)
     bias = scratch("bias", (groups, count, 1, block.shape[1]), dtype)
     _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
-    tasks = min(len(x), max(16, 2 * get_threads()))
+    tasks = tasks_of_parts()
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
     spills, owns = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), (tasks, size if behind.pool else 0)
     _forward(
-        len(x) * size * panels.shape[2] if tasks > 1 else 0,
+        len(x) * size * panels.shape[2] if len(x) > 1 else 0,
         *(block, one_row(f, dtype), _row_in(before, x, f), before, x, windows, panels, bias.reshape(-1), behind, f),
-        *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype)),
+        *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype), sums),
     )
 
 

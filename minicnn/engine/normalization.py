@@ -1,11 +1,9 @@
 """Batch normalisation: see minicnn/layers/normalization.py for what it computes.
 
-Faster because each pass reads x once, and behind a convolution one pass need not be: see Normalized. The batch's mean and
-variance are gathered together, from the squares of the differences from the mean of the rows before, which are then put
-right for the mean that all rows have (as Welford, 1962, and Chan, Golub and LeVeque, 1979): no outlier and no large mean
-swallows a small variance. x is taken from the rounded mean before it is scaled, and what rounding took from the mean is in
-the shift, so that a large mean costs no digits there either. The rows are dealt into a fixed number of parts, and the parts'
-sums joined in order.
+Faster because each pass reads x once, and beside a convolution some passes need not be: see Normalized and before.py. x is
+taken from the rounded mean before it is scaled, and what rounding took from the mean is in the shift, so that a large mean
+costs no digits there (nor where it is computed: see moments.py). The rows are dealt into a fixed number of parts, and the
+parts' sums joined in order.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from minicnn.engine.exponentials import silu, silu_backward
 from minicnn.engine.lanes import (
     fma,
     gate,
-    load,
     load_prefetching,
     load_rows,
     one_row,
@@ -32,61 +29,10 @@ from minicnn.engine.lanes import (
     store_prefetching,
     zeros,
 )
-from minicnn.engine.memory import Turns, contiguous, scratch
+from minicnn.engine.memory import Turns, contiguous
+from minicnn.engine.moments import join, moments, two_of_each_part
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
-
-TILE = 128  # rows that are joined to those before them
-START = 16  # rows at the start, of which the mean is taken first
-
-
-@parallel
-def _moments(part, block, x, means, squares):
-    """Of a part of the rows: every channel's mean, and the sum of the squared differences from it."""
-    c, flat, rows = x.shape[1], x.reshape(-1), chunk(part, x.shape[0])
-    nothing, one = zeros(x, block)[0], x.dtype.type(1)
-    end = min(rows.start + START, rows.stop)
-    for k in range(0, c, len(nothing)):
-        mean, square = nothing, nothing
-        if rows.start < end:
-            first, total = load(nothing, flat, rows.start * c + k), nothing
-            for i in range(rows.start, end):
-                total = total + (load(nothing, flat, i * c + k) - first)
-            mean = first + (one / x.dtype.type(end - rows.start)) * total
-            for i in range(rows.start, end):
-                v = load(nothing, flat, i * c + k) - mean
-                square = fma(v, v, square)
-        for start in range(end, rows.stop, TILE):
-            stop = min(start + TILE, rows.stop)
-            total, squared = nothing, nothing  # of the differences from the mean so far
-            for i in range(start, stop):
-                v = load_prefetching(nothing, flat, i * c + k) - mean
-                total, squared = total + v, fma(v, v, squared)
-            # the mean moves, and around it the sum of squares is smaller
-            move = (one / x.dtype.type(stop - rows.start)) * total
-            square, mean = (square + squared) - move * total, mean + move
-        store(means[part], k, mean)
-        store(squares[part], k, square)
-
-
-@kernel
-def _join(means, squares, m, statistics):
-    """Mean and variance of each channel of m rows, in float64, from those of the parts."""
-    parts, c = means.shape
-    mean, variance = statistics[0], statistics[1]
-    mean[:] = 0
-    variance[:] = 0
-    for part in range(parts):
-        share = len(chunk(part, m)) / m
-        for k in range(c):
-            mean[k] += share * means[part, k]
-    for part in range(parts):
-        rows = len(chunk(part, m))
-        for k in range(c):
-            away = means[part, k] - mean[k]
-            variance[k] += squares[part, k] + rows * away * away
-    for k in range(c):
-        variance[k] /= m
 
 
 @kernel
@@ -231,32 +177,36 @@ class BatchNorm(Step):
             self.then = then
 
     def forward(self, x, training=False):
-        layer, c, x = self.layer, x.shape[-1], contiguous(x)
-        rows, given = x.reshape(-1, c), (MOVED * x.size, one_row(c, x.dtype))
+        x = contiguous(x)
+        return self.normalize(x, training, moments(x) if training else None)
+
+    def normalize(self, x, training, sums):
+        """forward, once the parts' means and squares are known."""
+        layer, c = self.layer, x.shape[-1]
         statistics, line = np.empty((3, c)), np.empty((5, c), x.dtype)
         if training:
-            parts = _two_of_each_part(c, x.dtype)
-            _moments(*given, rows, *parts)
-            _join(*parts, len(rows), statistics)
-            layer.update_running(*statistics[:2].astype(x.dtype), len(rows))
+            n, pixels = len(x), x[:1].size // c
+            join(*sums, n, pixels, statistics)
+            layer.update_running(*statistics[:2].astype(x.dtype), n * pixels)
         else:
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
-        y = self._write(x, given, line.reshape(-1), training)
+        y = self._write(x, line.reshape(-1), training)
         if training:
             self.save_for_backward(x, self.winner(y), statistics, line)
         return y
 
-    def _write(self, x, given, line, training):
+    def _write(self, x, line, training):
         """y, or x where the step behind makes y of it."""
         if self.then is not None:
             self.then.carried = Before(True, self.relu, line)
             return x
-        y = self.y(x, training)
+        c, y = x.shape[-1], self.y(x, training)
+        given = MOVED * x.size, one_row(c, x.dtype)
         if self.pool:
             _scale_shift_pool(*given, _lines(x), line, self.activation, y.reshape(-1), self.winner(y))
         else:
-            _scale_shift(*given, x.reshape(-1, x.shape[-1]), line, self.activation, y.reshape(-1, x.shape[-1]))
+            _scale_shift(*given, x.reshape(-1, c), line, self.activation, y.reshape(-1, c))
         return y
 
     def backward(self, dy):
@@ -273,7 +223,7 @@ class BatchNorm(Step):
         """The gradients of gamma and beta, and what dx is made with."""
         (x, _, statistics, line), layer = self.saved, self.layer
         c, gamma, beta = line.shape[1], layer.gamma, layer.beta
-        parts = _two_of_each_part(c, line.dtype)
+        parts = two_of_each_part(c, line.dtype)
         _sums_backward(MOVED * x.size, one_row(c, line.dtype), *given, *parts)
         _line_backward(*parts, x.size // c, statistics, gamma.value, beta.grad, gamma.grad, line)
 
@@ -291,8 +241,8 @@ class BatchNorm(Step):
 
 
 class Normalized(Step):
-    """A convolution and the batch norm behind it, whose dx is made where the convolution's backward reads it, and never
-    written (Jung et al., 2019)."""
+    """A convolution and the batch norm behind it. The moments are gathered while the convolution's y is in the cache; dx is
+    made where the convolution's backward reads it, and never written (Jung et al., 2019)."""
 
     def __init__(self, convolution: Convolution | Depthwise, norm: BatchNorm):
         self.convolution, self.norm, self.layer = convolution, norm, convolution.layer
@@ -304,16 +254,12 @@ class Normalized(Step):
         return [self.convolution, self.norm]
 
     def forward(self, x, training=False):
-        return self.norm.forward(self.convolution.forward(x, training), training)
+        sums = two_of_each_part(self.convolution.output_shape[-1], x.dtype, PARTS if training else 0)
+        return self.norm.normalize(self.convolution.convolve(x, training, sums), training, sums)
 
     def backward(self, dy):
         self.convolution.needs_dx = self.needs_dx
         return self.convolution.backward_from(self.norm.behind_convolution(dy))
-
-
-def _two_of_each_part(c: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Memory for two numbers of each part of the rows and each channel."""
-    return scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
 
 
 def _lines(x: np.ndarray) -> np.ndarray:

@@ -140,6 +140,11 @@ def share_of(n, which, many):
     return range(which * n // many, (which + 1) * n // many)
 
 
+def tasks_of_parts() -> int:
+    """How many tasks to make of PARTS parts, where each needs memory of its own: 16, or more for more than 8 threads."""
+    return next(tasks for tasks in (16, 32, PARTS) if tasks >= min(2 * _threads, PARTS))
+
+
 def most_splits(images: int, tasks: int) -> int:
     """How many threads share a task, where there are more of them than tasks: at most one for each of its images.
 
