@@ -418,6 +418,7 @@ def convolve_backward(behind, before, x, w, dw, db, window, groups, needs_dx, dx
     windows = forward_windows(x.shape[1:], window, groups)
     block = weights_block(rows, f, dtype)
     alone = not needs_dx and groups == 1 and f % block.shape[1] == 0
+    alone = alone and not (behind.norm and rows > block.shape[0])  # norm's dx is made anew for each block of dw's rows
     if not alone:
         block = panel_block(f // groups, dtype, ROWS)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
