@@ -50,6 +50,8 @@ def warn_of_scale(images: np.ndarray, scale: Scale, training: bool) -> None:
         if trained and not (trained[0] >= -0.01 and 0.1 < trained[1] <= 1.01):
             advise(f"images: got uint8, which is taken as 0 to 1; {floats}")
         return
+    if not training and trained is None and scale.mean is None:  # a network that has seen no images: no scale is wrong
+        return
     low, high = float(images.min()), float(images.max())
     size, told = max(-low, high), ""
     if scale.mean is not None and scale.std is not None:
