@@ -41,7 +41,8 @@ def kernel(function, has_prange=False, by_address=True):
 
     `by_address`: whether it can be called from other compiled code that only knows where it lies.
     """
-    compiled = njit(parallel=has_prange, no_cfunc_wrapper=not by_address, **OPTIONS | {"_nrt": has_prange})(function)
+    ours = {"parallel": True, "_nrt": True} if has_prange else {"pipeline_class": _Compiler}
+    compiled = njit(no_cfunc_wrapper=not by_address, **OPTIONS | ours)(function)
     folder = _cache_folder()
     if folder and not config.DISABLE_JIT:
         before, config.CACHE_DIR = config.CACHE_DIR, folder
@@ -63,10 +64,29 @@ def helper(function):
     return compiled
 
 
-class _HelperCode(JITCodeLibrary):
+class _Code(JITCodeLibrary):
+    """A kernel's code. Numba optimises each function by itself, and then all twice, to find counts of references between
+    the two times; a kernel has none, and once is as good."""
+
+    def _optimize_functions(self, module):
+        pass
+
+    def _optimize_final_module(self):
+        self._optimize()
+
+    def _optimize(self, **options):
+        made = self._codegen._module_pass_manager(**options)
+        passes, *builder = made if isinstance(made, tuple) else (made,)  # from Numba 0.62 on there are two
+        passes.run(self._final_module, *builder)
+
+
+class _HelperCode(_Code):
     """A helper's code, as LLVM reads it. Of every function Numba makes machine code too, which nothing would run here: a
-    helper becomes part of its kernels, and is translated with them. Without it compiling takes little more than half.
+    helper becomes part of its kernels, and is optimised again and translated with them.
     """
+
+    def _optimize_final_module(self):
+        self._optimize(opt=2, loop_vectorize=False)
 
     def _finalize_final_module(self):
         self._finalize_dynamic_globals()
@@ -75,8 +95,20 @@ class _HelperCode(JITCodeLibrary):
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    """Numba's pass from types to LLVM, into a kernel's code."""
+
+    _name = "minicnn_lowering"
+
+    def run_pass(self, state):
+        state.library = _Code(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return super().run_pass(state)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
 class _HelperLowering(NativeLowering):
-    """Numba's pass from types to LLVM, into such code."""
+    """The same pass into a helper's code."""
 
     _name = "minicnn_helper_lowering"
 
@@ -89,14 +121,22 @@ class _HelperLowering(NativeLowering):
         return True
 
 
-class _HelperCompiler(CompilerBase):
-    """Numba's compiler, with that pass."""
+class _Compiler(CompilerBase):
+    """Numba's compiler, with a pass of ours."""
+
+    lowering = _Lowering
 
     def define_pipelines(self):
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager.passes = [(_HelperLowering if kind is NativeLowering else kind, why) for kind, why in manager.passes]
+        manager.passes = [(self.lowering if kind is NativeLowering else kind, why) for kind, why in manager.passes]
         manager.finalize()
         return [manager]
+
+
+class _HelperCompiler(_Compiler):
+    """The same for helpers."""
+
+    lowering = _HelperLowering
 
 
 class KernelCache(FunctionCache):

@@ -165,8 +165,10 @@ class BatchNorm(Step):
     def joined(self, before: layers.Layer) -> Normalized | None:
         """The step of the one before and this, if there is one. With SiLU dx takes more than two multiplications; and in
         winograd.py it would push other numbers out of the registers, and cost what it saves."""
-        self.last_to_read_x = isinstance(before, Convolution | Depthwise) and len(before.fused) == 1
-        if not self.last_to_read_x or self.activation == SILU:
+        if not isinstance(before, Convolution | Depthwise) or len(before.fused) > 1:
+            return None
+        self.last_to_read_x = True
+        if self.activation == SILU:
             return None
         return None if isinstance(before, Convolution) and before.takes_winograd() else Normalized(before, self)
 
@@ -187,7 +189,8 @@ class BatchNorm(Step):
         if training:
             n, pixels = len(x), x[:1].size // c
             join(*sums, n, pixels, statistics)
-            layer.update_running(*statistics[:2].astype(x.dtype), n * pixels)
+            mean, variance = statistics[:2].astype(x.dtype)
+            layer.update_running(mean, variance, n * pixels)
         else:
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
