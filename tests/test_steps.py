@@ -697,6 +697,60 @@ def test_what_is_done_in_passing_gives_the_bits_of_each_layer_on_its_own(first, 
         assert_same_bits(fused, passes(network, steps_one_by_one(network), x, dy))
 
 
+AFTER = {
+    "3x3": lambda: Conv2D(32, 3, padding=1),
+    "5x5": lambda: Conv2D(16, 5, padding="same"),
+    "3x3 without padding": lambda: Conv2D(16, 3),
+    "wide padding": lambda: Conv2D(8, 3, padding=3),
+    "stride 2": lambda: Conv2D(6, 3, stride=2, padding=1),
+    "1x1": lambda: Conv2D(6, 1),
+    "groups": lambda: Conv2D(32, 3, padding=1, groups=4),
+    "dilation": lambda: Conv2D(8, 3, padding=2, dilation=2),
+    "with ReLU and pool": lambda: [Conv2D(16, 3, padding=1), ReLU(), MaxPool2D()],
+    "depthwise": lambda: DepthwiseConv2D(3, padding=1),
+    "depthwise 5x5": lambda: DepthwiseConv2D(5, padding=2),
+    "depthwise, stride 2": lambda: DepthwiseConv2D(3, stride=2, padding=1),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("before", [lambda: Conv2D(16, 1), lambda: Conv2D(16, 3), lambda: DepthwiseConv2D(3)])
+@pytest.mark.parametrize("after", AFTER.values(), ids=AFTER)
+def test_a_convolution_makes_of_x_what_batch_norm_would_have_written(before, after, activation, dtype):
+    """The bits of each layer on its own; 70 images, so that some parts of the batch have two and others one."""
+    last = after() if isinstance(after(), list) else [after()]
+    network = Network([before(), BatchNorm(activation=activation), *last], (10, 8, 16), dtype=np.dtype(dtype).name)
+    rng = np.random.default_rng(0)
+    for n in (70, 1):
+        x, dy = (normal(rng, (n, *shape)).astype(dtype) for shape in (network.input_shape, network.output_shape))
+        with using_threads(1):
+            alone = passes(network, steps_one_by_one(network), x, dy)
+        assert_same_bits(passes(network, engine_steps(network), x, dy), alone)
+
+
+def test_batch_norm_leaves_its_scale_and_shift_to_a_convolution_but_not_silu_nor_a_pool():
+    def left(*layers):
+        norms = [inner for step in Network(list(layers), (8, 8, 4)).steps for inner in (step, *step.inside())]
+        return [norm.then is not None for norm in norms if type(norm) is normalization.BatchNorm]
+
+    assert left(Conv2D(16, 3), BatchNorm(), ReLU(), Conv2D(4, 3)) == [True]
+    assert left(BatchNorm(), DepthwiseConv2D(3), BatchNorm(activation="relu"), Conv2D(4, 1)) == [True, True]
+    assert left(BatchNorm(), SiLU(), Conv2D(4, 3)) == left(BatchNorm(), MaxPool2D(), Conv2D(4, 3)) == [False]
+    assert left(BatchNorm(), DepthwiseConv2D(5)) == left(BatchNorm(), ReLU(), MaxPool2D(3)) == [False]
+    assert left(Conv2D(4, 3), BatchNorm(), Residual(Conv2D(4, 3))) == [False]
+
+
+def test_a_second_backward_without_a_forward_is_an_error_and_no_wrong_number():
+    network = Network([Conv2D(32, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D()], (8, 8, 32), dtype="float64")
+    steps, rng = engine_steps(network), np.random.default_rng(0)
+    sequence.forward(steps, rng.standard_normal((3, 8, 8, 32)), True)
+    dy = rng.standard_normal((3, *network.output_shape))
+    sequence.backward(steps, dy)
+    with pytest.raises(RuntimeError, match=r"batchnorm_1.*: backward needs a forward with training=True first"):
+        sequence.backward(steps, dy)
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Gradients: every backward pass against the slope of its forward pass
 
