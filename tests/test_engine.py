@@ -741,7 +741,8 @@ def test_sixty_four_threads_share_the_tasks_of_a_backward_and_find_the_same_bits
 def test_tasks_of_whole_parts_are_two_for_each_thread_and_at_most_one_for_each_part(monkeypatch):
     for n, tasks in ((1, 16), (2, 16), (8, 16), (9, 32), (16, 32), (17, 64), (64, 64)):
         monkeypatch.setattr(threads, "_threads", n)
-        assert threads.tasks_of_parts() == tasks and threads.PARTS % tasks == 0
+        assert threads.tasks_of_parts(128) == tasks and threads.PARTS % tasks == 0
+    assert [threads.tasks_of_parts(n) for n in (0, 1, 3, 8, 20, 70)] == [1, 1, 2, 8, 16, 64]
 
 
 def test_there_is_a_share_for_each_of_sixty_four_threads(monkeypatch):

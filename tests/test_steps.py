@@ -593,7 +593,7 @@ def steps_one_by_one(network):
         for kind in STEPS.values():
             patch.setattr(kind, "fuses", ())
             patch.setattr(kind, "fuses_pool", False)
-        patch.setattr(normalization.BatchNorm, "joined", lambda norm, before: None)
+        patch.setattr(normalization.BatchNorm, "follow", lambda norm, before: [before, norm])
         return [step for layer in network.layers for step in engine_steps(layer)]
 
 
@@ -739,6 +739,27 @@ def test_batch_norm_leaves_its_scale_and_shift_to_a_convolution_but_not_silu_nor
     assert left(BatchNorm(), SiLU(), Conv2D(4, 3)) == left(BatchNorm(), MaxPool2D(), Conv2D(4, 3)) == [False]
     assert left(BatchNorm(), DepthwiseConv2D(5)) == left(BatchNorm(), ReLU(), MaxPool2D(3)) == [False]
     assert left(Conv2D(4, 3), BatchNorm(), Residual(Conv2D(4, 3))) == [False]
+
+
+def test_one_large_image_has_as_exact_a_mean_and_variance_as_many_small_ones():
+    network, rng = Network([Conv2D(8, 1), BatchNorm()], (512, 512, 8), seed=0), np.random.default_rng(0)
+    network.layers[0].w.value[0, 0], network.layers[1].momentum = np.eye(8), 0.0
+    x = rng.standard_normal((1, 512, 512, 8)) + 100 + np.linspace(-1, 1, 512)[:, None, None]
+    x = x.astype(np.float32)
+    network.forward(x, training=True)
+    norm, exact = network.layers[1], x.astype(np.float64).reshape(-1, 8)
+    np.testing.assert_allclose(norm.mean.value, exact.mean(axis=0), rtol=2e-7)
+    np.testing.assert_allclose(norm.variance.value, exact.var(axis=0, ddof=1), rtol=2e-5)
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_a_network_goes_back_once_for_each_forward(backend):
+    with using_backend(backend):
+        network = Network([Conv2D(4, 3), BatchNorm(), ReLU(), Flatten(), Dense(2)], (6, 6, 1))
+        y = network.forward(np.ones((2, 6, 6, 1), np.float32), training=True)
+        network.backward(np.ones_like(y))
+        with pytest.raises(RuntimeError, match="backward: needs a forward with training=True just before it"):
+            network.backward(np.ones_like(y))
 
 
 def test_a_second_backward_without_a_forward_is_an_error_and_no_wrong_number():

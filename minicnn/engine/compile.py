@@ -145,8 +145,8 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
         norm = getattr(compiled[-1], "norm", compiled[-1]) if compiled else None
         if isinstance(norm, BatchNorm) and isinstance(step, Convolution | Depthwise):
             norm.leave_to(step)
-        if isinstance(step, BatchNorm) and compiled and (both := step.joined(compiled[-1])):
-            compiled[-1] = both
+        if isinstance(step, BatchNorm) and compiled:
+            compiled[-1:] = step.follow(compiled[-1])
         else:
             compiled.append(step)
     return compiled

@@ -11,7 +11,7 @@ from __future__ import annotations
 from minicnn import layers
 from minicnn.engine import direct, winograd
 from minicnn.engine.memory import contiguous
-from minicnn.engine.moments import two_of_each_part
+from minicnn.engine.moments import not_asked_for
 from minicnn.engine.step import Step
 
 
@@ -22,7 +22,7 @@ class Convolution(Step):
     fuses, fuses_pool = (layers.ReLU,), True
 
     def forward(self, x, training=False):
-        return self.convolve(x, training, two_of_each_part(0, x.dtype, 0))
+        return self.convolve(x, training, not_asked_for(x.dtype))
 
     def convolve(self, x, training, sums):
         """forward, and the moments of y for the batch norm behind, where there is memory for them."""

@@ -26,7 +26,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import outer_product, rows_by_matrix, rows_by_panel
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, get_threads, parallel
+from minicnn.engine.threads import chunk, get_threads, parallel, share_of
 
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
@@ -119,10 +119,10 @@ def _product(part, shape, square, a, w, transposed, bias, relu, y, panels, block
     chunks = panels.shape[0] // ((f + lanes - 1) // lanes)
     for task in chunk(part, panels.shape[0]):
         column, slot = task // chunks * lanes, task % chunks
-        first, last = slot * n // chunks, (slot + 1) * n // chunks
-        _product_of_panel(shape, square, a, first, last, w, transposed, column, panels[task], blocks[task])
+        mine = share_of(n, slot, chunks)
+        _product_of_panel(shape, square, a, mine.start, mine.stop, w, transposed, column, panels[task], blocks[task])
         like, used = zeros(y, shape)[0], min(lanes, f - column)
-        _finish(like, blocks[task], last - first, used, bias[column:], relu, flat, first * f + column, f)
+        _finish(like, blocks[task], len(mine), used, bias[column:], relu, flat, mine.start * f + column, f)
 
 
 def _matmul(a, w, transposed, bias, relu, y, bfloat16):
@@ -168,8 +168,8 @@ def _weights(part, shape, x, dy, dw, blocks):
     """dw = x.T @ dy; a task is a chunk of dw's rows, so every sum runs over the batch in order."""
     tasks, rows = blocks.shape[0], dw.shape[0]
     for task in chunk(part, tasks):
-        first, last = task * rows // tasks, (task + 1) * rows // tasks
-        _rows_of_dw(shape, x, dy, first, last, dw.shape[1], dw, blocks[task])
+        mine = share_of(rows, task, tasks)
+        _rows_of_dw(shape, x, dy, mine.start, mine.stop, dw.shape[1], dw, blocks[task])
 
 
 @kernel

@@ -21,7 +21,6 @@ from minicnn.engine.lanes import (
     fma_rows,
     gather,
     load,
-    load_inside,
     load_rows,
     maximum0,
     one_row,
@@ -32,7 +31,7 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import contiguous, scratch
-from minicnn.engine.moments import moments_of_images, two_of_each_part
+from minicnn.engine.moments import moments_of_images, not_asked_for
 from minicnn.engine.products import panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
@@ -106,46 +105,15 @@ def _forward(part, row, x, w, bias, stride, corner, dilation, relu, y, sums):
 
 
 @parallel
-def _forward_3x3(part, block, x, w, bias, top, left, relu, y, sums):
-    """The same for windows that `side_by_side` takes together; what lies beside the image is 0."""
-    n, h, width, c = x.shape
-    _, oh, ow, _ = y.shape
-    flat_x, flat_w, flat_y, start = x.reshape(-1), w.reshape(-1), y.reshape(-1), zeros(x, block)
-    like, together, pixels_of = start[0], len(start), start + start[:2]
-    results = strided(c, 0, together, start)
-    for image in chunk(part, n):
-        for i in range(oh):
-            for k in range(0, c, len(like)):
-                bias_k, taps = load(like, bias, k), nine_taps(like, flat_w, k, c)
-                for first in range(0, ow, together):
-                    j = min(first, ow - together)
-                    at, total = ((image * h + i - top) * width + j - left) * c + k, repeat(bias_k, start)
-                    if 0 <= i - top < h:
-                        pixels = load_inside(like, flat_x, at, c, j - left, width, pixels_of)
-                        total = three_taps(pixels, taps[:3], total)
-                    if 0 <= i - top + 1 < h:
-                        pixels = load_inside(like, flat_x, at + width * c, c, j - left, width, pixels_of)
-                        total = three_taps(pixels, taps[3:6], total)
-                    if 0 <= i - top + 2 < h:
-                        pixels = load_inside(like, flat_x, at + 2 * width * c, c, j - left, width, pixels_of)
-                        total = three_taps(pixels, taps[6:], total)
-                    if relu:
-                        total = maximum0(total)
-                    store_rows(flat_y, results, ((image * oh + i) * ow + j) * c + k, total)
-    moments_of_images(like, part, n, oh * ow, flat_y, sums)
-
-
-@parallel
-def _forward_3x3_scaled(part, block, before, x, windows, w, bias, relu, y, frames, sums):
-    """The same where a batch norm comes before."""
+def _forward_3x3(part, block, before, x, windows, w, bias, relu, y, frames, sums):
+    """The same for windows that `side_by_side` takes together, from images copied into padded ones."""
     n, _, _, c = x.shape
     _, oh, ow, _ = y.shape
     flat_w, flat_y, start, tasks = w.reshape(-1), y.reshape(-1), zeros(x, block), frames.shape[0]
     like, row = start[0], windows.columns * c
     for task in chunk(part, tasks):
         frame = frames[task]
-        if len(share_of(n, task, tasks)):
-            frame[:] = 0
+        frame[:] = 0
         for piece in share_of(PARTS, task, tasks):
             for image in chunk(piece, n):
                 pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
@@ -240,7 +208,7 @@ class Depthwise(Step):
     fuses = (layers.ReLU,)
 
     def forward(self, x, training=False):
-        return self.convolve(x, training, two_of_each_part(0, x.dtype, 0))
+        return self.convolve(x, training, not_asked_for(x.dtype))
 
     def convolve(self, x, training, sums):
         """forward, and the moments of y for the batch norm behind, where there is memory for them."""
@@ -248,13 +216,11 @@ class Depthwise(Step):
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         row, work = one_row(len(bias), x.dtype), 4 * y.size * w[..., 0].size
-        block = Block(self.together(), row.shape[1])
-        if before.norm:
-            windows, tasks = forward_windows(x.shape[1:], layer.window, len(bias)), tasks_of_parts()
+        if together := self.together():
+            windows, tasks = forward_windows(x.shape[1:], layer.window, len(bias)), tasks_of_parts(len(x))
             frames = scratch("x", (tasks, windows.rows * windows.columns * len(bias)), x.dtype)
-            _forward_3x3_scaled(work, block, before, x, windows, w, bias, self.relu, y, frames, sums)
-        elif self.together():
-            _forward_3x3(work, block, x, w, bias, top, left, self.relu, y, sums)
+            block = Block(together, row.shape[1])
+            _forward_3x3(work, block, before, x, windows, w, bias, self.relu, y, frames, sums)
         else:
             _forward(work, row, x, w, bias, stride, (top, left), dilation, self.relu, y, sums)
         if training:

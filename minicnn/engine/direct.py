@@ -235,8 +235,7 @@ def _forward(
     like, like_in = zeros(x, row)[0], zeros(x, row_in)[0]
     for task in chunk(part, tasks):
         frame = frames[task]
-        if len(share_of(n, task, tasks)):
-            frame[:] = 0
+        frame[:] = 0
         for piece in share_of(PARTS, task, tasks):
             for image in chunk(piece, n):
                 source, x0, y, y0 = flat_x, image * h * w * c, behind.y, image * pixels * f
@@ -266,7 +265,7 @@ def convolve(before, x, w, b, window, groups, behind, sums):
     _pack(w.reshape(-1, f), panels)
     bias = scratch("bias", (groups, count, 1, block.shape[1]), dtype)
     _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
-    tasks = tasks_of_parts()
+    tasks = tasks_of_parts(len(x))
     frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
     spills, owns = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), (tasks, size if behind.pool else 0)
     _forward(

@@ -519,15 +519,15 @@ def run(part, schedule, ops, tables, weights, images, floats, memory, owns, task
     last_op = ops[ops.shape[0] - 1]
     n = y.size // (last_op[X + H] * last_op[X + W] * last_op[X + C])
     for task in chunk(part, tasks):
-        thread, first, last = get_thread_id(), task * n // tasks, (task + 1) * n // tasks
+        thread, mine = get_thread_id(), share_of(n, task, tasks)
         m, own = memory[thread], owns[thread]
         for step in range(schedule.shape[0]):
             op, begin = ops[schedule[step, 0]], schedule[step, 1]
-            count = min(schedule[step, 2], last - first - begin)
+            count = min(schedule[step, 2], len(mine) - begin)
             if schedule[step, 0] == 0:
-                _load_some(op, images, floats, first, begin, count, m, weights, told)
+                _load_some(op, images, floats, mine.start, begin, count, m, weights, told)
             elif schedule[step, 0] == ops.shape[0] - 1:
-                _save_some(op, m, first, begin, count, probabilities, y, told)
+                _save_some(op, m, mine.start, begin, count, probabilities, y, told)
             elif count > 0:
                 _do(op, begin, count, (0, 1), tables, weights, m, own)
 

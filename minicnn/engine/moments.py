@@ -2,11 +2,13 @@
 
 They are gathered together, from the squares of the differences from the mean of the rows before, which are then put right
 for the mean that all rows have (as Welford, 1962, and Chan, Golub and LeVeque, 1979): no outlier and no large mean swallows
-a small variance. The images are dealt into a fixed number of parts, and the parts' sums joined in order. A convolution that
-has just written a part's y gathers them itself: y is in the cache then.
+a small variance. The images, or of few images the pixels, are dealt into a fixed number of parts, and the parts' sums joined
+in order. A convolution that has just written a part's y gathers them itself: y is in the cache then.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 
@@ -19,9 +21,21 @@ TILE = 128  # rows that are joined to those before them
 START = 16  # rows at the start, of which the mean is taken first
 
 
-def two_of_each_part(c: int, dtype, parts: int = PARTS) -> tuple[np.ndarray, np.ndarray]:
-    """Memory for two numbers of each part of the images and each channel; with no parts, for where nobody asks for them."""
-    return scratch("means", (parts, c), dtype), scratch("squares", (parts, c), dtype)
+def two_of_each_part(c: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Memory for two numbers of each part and each channel."""
+    return scratch("means", (PARTS, c), dtype), scratch("squares", (PARTS, c), dtype)
+
+
+@cache
+def not_asked_for(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """In place of that memory."""
+    return np.empty((0, 0), dtype), np.empty((0, 0), dtype)
+
+
+def units(x: np.ndarray) -> tuple[int, int]:
+    """What is dealt into parts: how many images, and the pixels of each; of few images pixels, lest a sum be long."""
+    n, pixels = len(x), x[:1].size // x.shape[-1]
+    return (n, pixels) if n >= PARTS else (n * pixels, 1)
 
 
 @helper
@@ -55,7 +69,7 @@ def moments_of_part(nothing, part, x, rows, sums):
 
 @helper
 def moments_of_images(nothing, part, n, pixels, x, sums):
-    """The same of a part of n images, where there is memory for them."""
+    """The same of a part of n images of so many pixels, where there is memory for them."""
     if sums[0].shape[0]:
         images = chunk(part, n)
         moments_of_part(nothing, part, x, range(images.start * pixels, images.stop * pixels), sums)
@@ -70,19 +84,19 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of x (n, .., c) the parts' means and squares, for `join`."""
     c = x.shape[-1]
     sums = two_of_each_part(c, x.dtype)
-    _moments(MOVED * x.size, one_row(c, x.dtype), x.reshape(len(x), x[:1].size // c, c), sums)
+    _moments(MOVED * x.size, one_row(c, x.dtype), x.reshape(*units(x), c), sums)
     return sums
 
 
 @kernel
 def join(means, squares, n, pixels, statistics):
-    """Mean and variance of each channel of n images, in float64, from those of the parts."""
+    """Mean and variance of each channel of n units, in float64, from those of the parts."""
     parts, c = means.shape
     mean, variance = statistics[0], statistics[1]
     mean[:] = 0
     variance[:] = 0
     for part in range(parts):
-        share = len(chunk(part, n)) / n
+        share = np.float64(len(chunk(part, n))) / n
         for k in range(c):
             mean[k] += share * means[part, k]
     for part in range(parts):

@@ -2,8 +2,8 @@
 
 Faster because each pass reads x once, and beside a convolution some passes need not be: see Normalized and before.py. x is
 taken from the rounded mean before it is scaled, and what rounding took from the mean is in the shift, so that a large mean
-costs no digits there (nor where it is computed: see moments.py). The rows are dealt into a fixed number of parts, and the
-parts' sums joined in order.
+costs no digits there (nor where it is computed: see moments.py). In backward the rows are dealt into a fixed number of
+parts, and the parts' sums joined in order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import Turns, contiguous
-from minicnn.engine.moments import join, moments, two_of_each_part
+from minicnn.engine.moments import join, moments, two_of_each_part, units
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
 
@@ -162,15 +162,14 @@ class BatchNorm(Step):
         super().__init__(layer, activation, pool, turns)
         self.activation = SILU if type(activation) is layers.SiLU else RELU if self.relu else NONE
 
-    def joined(self, before: layers.Layer) -> Normalized | None:
-        """The step of the one before and this, if there is one. With SiLU dx takes more than two multiplications; and in
-        winograd.py it would push other numbers out of the registers, and cost what it saves."""
+    def follow(self, before: layers.Layer) -> list[layers.Layer]:
+        """The step before and this one, or the step that both are together. With SiLU dx takes more than two
+        multiplications; and in winograd.py it would push other numbers out of the registers, and cost what it saves."""
         if not isinstance(before, Convolution | Depthwise) or len(before.fused) > 1:
-            return None
+            return [before, self]
         self.last_to_read_x = True
-        if self.activation == SILU:
-            return None
-        return None if isinstance(before, Convolution) and before.takes_winograd() else Normalized(before, self)
+        tiled = isinstance(before, Convolution) and before.takes_winograd()
+        return [before, self] if tiled or self.activation == SILU else [Normalized(before, self)]
 
     def leave_to(self, then: Convolution | Depthwise) -> None:
         """Let the step behind apply scale, shift and ReLU where it reads its x; SiLU takes too long for that, as some
@@ -187,10 +186,9 @@ class BatchNorm(Step):
         layer, c = self.layer, x.shape[-1]
         statistics, line = np.empty((3, c)), np.empty((5, c), x.dtype)
         if training:
-            n, pixels = len(x), x[:1].size // c
-            join(*sums, n, pixels, statistics)
+            join(*sums, *units(x), statistics)
             mean, variance = statistics[:2].astype(x.dtype)
-            layer.update_running(mean, variance, n * pixels)
+            layer.update_running(mean, variance, x.size // c)
         else:
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
@@ -257,7 +255,9 @@ class Normalized(Step):
         return [self.convolution, self.norm]
 
     def forward(self, x, training=False):
-        sums = two_of_each_part(self.convolution.output_shape[-1], x.dtype, PARTS if training else 0)
+        if not training or len(x) < PARTS:
+            return self.norm.forward(self.convolution.forward(x, training), training)
+        sums = two_of_each_part(self.convolution.output_shape[-1], x.dtype)
         return self.norm.normalize(self.convolution.convolve(x, training, sums), training, sums)
 
     def backward(self, dy):

@@ -16,7 +16,8 @@ class Step(Layer):
     """The base of the engine's steps: a layer's two methods, on the weights of the layer it stands for.
 
     Results that backward will read lie in memory of the step's own, the same at every pass; what only the next step reads
-    (dx, and y when nothing is trained) lies in the network's two `turns`, or in the step's own where it has none.
+    (dx, and y when nothing is trained) lies in the network's two `turns`, or in the step's own where it has none. Batch
+    norm's dx may lie where its x was.
     """
 
     fuses: tuple[type[Layer], ...] = ()  # the activations that it applies in passing

@@ -140,9 +140,11 @@ def share_of(n, which, many):
     return range(which * n // many, (which + 1) * n // many)
 
 
-def tasks_of_parts() -> int:
-    """How many tasks to make of PARTS parts, where each needs memory of its own: 16, or more for more than 8 threads."""
-    return next(tasks for tasks in (16, 32, PARTS) if tasks >= min(2 * _threads, PARTS))
+def tasks_of_parts(images: int) -> int:
+    """How many tasks to make of PARTS parts, where each needs memory of its own: 16, or more for more than 8 threads, but
+    not more than there are images."""
+    enough = next(tasks for tasks in (16, 32, PARTS) if tasks >= min(2 * _threads, PARTS))
+    return max(tasks for tasks in (1, 2, 4, 8, 16, 32, PARTS) if tasks <= min(enough, max(images, 1)))
 
 
 def most_splits(images: int, tasks: int) -> int:

@@ -242,7 +242,7 @@ def _transform_weights(part, block, g, w, u, halves):
 
 @parallel
 def _swap(part, square, w, swapped):
-    """Weights (windows, c, f) to (windows, f, c), a square of them at a time."""
+    """Weights (windows, c, f) to (windows, f, c), a square of them at a time: c and f are multiples of its side."""
     (windows, c, f), flat, target, like = w.shape, w.reshape(-1), swapped.reshape(-1), zeros(w, square)
     n = len(like)
     for number in chunk(part, windows * (c // n)):
@@ -303,16 +303,16 @@ def gather_pixels(like, before, x, shape, tiles, first, count, depth, v, window)
     depth is c, or half of it where v is of pairs.
     """
     (h, w, c), points, n = shape, tiles.points, len(like)
-    scaled = window[len(points) ** 2 * n :]
+    pixels = window[len(points) ** 2 * n :]
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         row, column = row - tiles.top, column - tiles.left
         for k in range(0, c, n):
             if before.norm:
-                scaled_window(like, before, x, shape, image, row, column, points, k, scaled)
+                scaled_window(like, before, x, shape, image, row, column, points, k, pixels)
             for i in range(len(points)):
                 if before.norm:
-                    d = load_rows(like, scaled, apart(n, points), i * len(points) * n)
+                    d = load_rows(like, pixels, apart(n, points), i * len(points) * n)
                 else:
                     start, width = ((image * h + row + i) * w + column) * c + k, w if 0 <= row + i < h else 0
                     d = load_inside(like, x, start, c, column, width, points)
