@@ -40,6 +40,7 @@ from minicnn.engine.threads import MOVED, PARTS, chunk, most_splits, parallel, s
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
+DW_ROWS = 8  # of a block of dw: it divides most numbers of channels
 
 
 class Windows(NamedTuple):
@@ -419,7 +420,7 @@ def convolve_backward(behind, before, x, w, dw, db, window, groups, needs_dx, dx
     alone = not needs_dx and groups == 1 and f % block.shape[1] == 0
     alone = alone and not (behind.norm and rows > block.shape[0])  # norm's dx is made anew for each block of dw's rows
     if not alone:
-        block = panel_block(f // groups, dtype, ROWS)
+        block = panel_block(f // groups, dtype, DW_ROWS)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
     partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
     splits = 1 if alone else most_splits(len(x), tasks)
