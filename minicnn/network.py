@@ -178,12 +178,12 @@ class Network:
         return y
 
     def backward(self, dy: np.ndarray) -> None:
-        """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`: once for each forward, for it may
-        write over what that kept."""
+        """From dLoss/doutputs to the gradient of every weight, in `parameters.grads`. A second one after the same forward is
+        an error where batch norm has written over what it kept: behind some convolutions, with "numba".
+        """
         if self._trained is None:
             raise RuntimeError("backward: needs a forward with training=True just before it")
         inputs.check_array("backward", dy, self.output_shape, self.dtype, self._trained)
-        self._trained = None
         first, *others = self.steps[self._first :]  # nothing before the first weights needs a gradient
         first.backward(sequence.backward(others, dy))
 

@@ -752,16 +752,6 @@ def test_one_large_image_has_as_exact_a_mean_and_variance_as_many_small_ones():
     np.testing.assert_allclose(norm.variance.value, exact.var(axis=0, ddof=1), rtol=2e-5)
 
 
-@pytest.mark.parametrize("backend", ["numba", "numpy"])
-def test_a_network_goes_back_once_for_each_forward(backend):
-    with using_backend(backend):
-        network = Network([Conv2D(4, 3), BatchNorm(), ReLU(), Flatten(), Dense(2)], (6, 6, 1))
-        y = network.forward(np.ones((2, 6, 6, 1), np.float32), training=True)
-        network.backward(np.ones_like(y))
-        with pytest.raises(RuntimeError, match="backward: needs a forward with training=True just before it"):
-            network.backward(np.ones_like(y))
-
-
 def test_a_second_backward_without_a_forward_is_an_error_and_no_wrong_number():
     network = Network([Conv2D(32, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D()], (8, 8, 32), dtype="float64")
     steps, rng = engine_steps(network), np.random.default_rng(0)
