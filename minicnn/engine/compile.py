@@ -21,7 +21,7 @@ from minicnn.engine.dense import Dense
 from minicnn.engine.depthwise import Depthwise
 from minicnn.engine.dropout import Dropout
 from minicnn.engine.memory import Turns
-from minicnn.engine.normalization import BatchNorm
+from minicnn.engine.normalization import BatchNorm, Normalized
 from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from minicnn.engine.step import Step
 from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
@@ -142,11 +142,11 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
         activation = parts.pop(0) if parts and type(parts[0]) in kind.fuses else None
         pool = parts.pop(0) if kind.fuses_pool and parts and _halves(parts[0]) else None
         step = kind(layer, activation, pool, turns)
-        norm = getattr(compiled[-1], "norm", compiled[-1]) if compiled else None
-        if isinstance(norm, BatchNorm) and isinstance(step, Convolution | Depthwise):
-            norm.leave_to(step)
-        if isinstance(step, BatchNorm) and compiled:
-            compiled[-1:] = step.follow(compiled[-1])
+        last = compiled[-1] if compiled else None
+        if isinstance(last, BatchNorm | Normalized) and isinstance(step, Convolution | Depthwise):
+            last.leave_to(step)
+        if isinstance(step, BatchNorm) and last is not None:
+            compiled[-1:] = step.follow(last)
         else:
             compiled.append(step)
     return compiled

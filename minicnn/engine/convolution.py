@@ -21,12 +21,10 @@ class Convolution(Step):
     layer: layers.Conv2D
     fuses, fuses_pool = (layers.ReLU,), True
 
-    def forward(self, x, training=False):
-        return self.convolve(x, training, not_asked_for(x.dtype))
-
-    def convolve(self, x, training, sums):
-        """forward, and the moments of y for the batch norm behind, where there is memory for them."""
+    def forward(self, x, training=False, sums=None):
+        """`sums` is memory for the moments of y, where the batch norm behind asks for them."""
         layer, x, y, before = self.layer, contiguous(x), self.y(x, training), self.before(x.dtype)
+        sums = sums or not_asked_for(x.dtype)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self.takes_winograd() and len(x) > 0:
             winograd.convolve(before, x, w, b, layer.window.padding, layer.output_shape, behind, self._low())

@@ -2,8 +2,9 @@
 
 Faster because the channels, side by side in memory, are the vector: every tap is one multiply-add of whole pixels. Where
 windows of 3x3 lie side by side, some of them are taken at once, five to eight, for they share all but two pixels.
-Backward copies an image's x and dy into padded ones, as direct.py does, so that no tap asks where the edge is: a block of
-pixels of dx gathers dy times the weights, and a block of taps of dw stays in registers over all windows of the image.
+These and backward copy an image's x and dy into padded ones, as direct.py does, so that no tap asks where the edge is. In
+backward a block of pixels of dx gathers dy times the weights, and a block of taps of dw stays in registers over all windows
+of the image.
 """
 
 from __future__ import annotations
@@ -207,12 +208,10 @@ class Depthwise(Step):
     layer: layers.DepthwiseConv2D
     fuses = (layers.ReLU,)
 
-    def forward(self, x, training=False):
-        return self.convolve(x, training, not_asked_for(x.dtype))
-
-    def convolve(self, x, training, sums):
-        """forward, and the moments of y for the batch norm behind, where there is memory for them."""
+    def forward(self, x, training=False, sums=None):
+        """`sums` is memory for the moments of y, where the batch norm behind asks for them."""
         layer, x, y, before = self.layer, contiguous(x), self.y(x, training), self.before(x.dtype)
+        sums = sums or not_asked_for(x.dtype)
         w, (_, stride, ((top, _), (left, _)), dilation) = layer.w.value[..., 0], layer.window
         bias = layer.b.value if layer.use_bias else np.zeros(len(w[0, 0]), x.dtype)
         row, work = one_row(len(bias), x.dtype), 4 * y.size * w[..., 0].size

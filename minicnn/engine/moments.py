@@ -35,7 +35,12 @@ def not_asked_for(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 def units(x: np.ndarray) -> tuple[int, int]:
     """What is dealt into parts: how many images, and the pixels of each; of few images pixels, lest a sum be long."""
     n, pixels = len(x), x[:1].size // x.shape[-1]
-    return (n, pixels) if n >= PARTS else (n * pixels, 1)
+    return (n, pixels) if by_images(n) else (n * pixels, 1)
+
+
+def by_images(n: int) -> bool:
+    """Whether so many images are dealt as whole ones, as they must be where a convolution gathers their moments."""
+    return n >= PARTS
 
 
 @helper

@@ -30,9 +30,9 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import Turns, contiguous
-from minicnn.engine.moments import join, moments, two_of_each_part, units
+from minicnn.engine.moments import by_images, join, moments, two_of_each_part, units
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
+from minicnn.engine.threads import MOVED, chunk, parallel
 
 
 @kernel
@@ -254,11 +254,15 @@ class Normalized(Step):
     def inside(self) -> list[layers.Layer]:
         return [self.convolution, self.norm]
 
+    def leave_to(self, then: Convolution | Depthwise) -> None:
+        """See BatchNorm."""
+        self.norm.leave_to(then)
+
     def forward(self, x, training=False):
-        if not training or len(x) < PARTS:
+        if not training or not by_images(len(x)):
             return self.norm.forward(self.convolution.forward(x, training), training)
         sums = two_of_each_part(self.convolution.output_shape[-1], x.dtype)
-        return self.norm.normalize(self.convolution.convolve(x, training, sums), training, sums)
+        return self.norm.normalize(self.convolution.forward(x, training, sums), training, sums)
 
     def backward(self, dy):
         self.convolution.needs_dx = self.needs_dx
