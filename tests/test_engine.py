@@ -1359,6 +1359,24 @@ def test_threads_that_reap_at_once_are_not_in_each_others_way(monkeypatch):
     assert compiling._ahead_processes == []
 
 
+def test_a_kernel_that_another_process_compiles_is_waited_for_while_that_process_lives(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling.config, "CACHE_DIR", str(tmp_path))
+    cache = compiling.KernelCache(compiling.kernel)
+    assert not cache._is_being_made()
+    with cache.marked():
+        assert not cache._is_being_made()  # a process of the same number, but none that was started here
+        monkeypatch.setattr(compiling, "_ahead_processes", [os.getpid()])
+        monkeypatch.setattr(compiling, "reap_ahead", lambda: None)
+        monkeypatch.setattr(compiling, "LONGEST_WAIT", 0.05)
+        began = time.monotonic()
+        assert cache.load_overload(None, None) is None
+        assert time.monotonic() - began >= 0.05
+    assert not cache._is_being_made()
+    with cache.marked():
+        cache._mark.write_text("")  # being written just now
+        assert not cache._is_being_made()
+
+
 def compile_ahead(part, parts):
     model = RECIPES["default"].model()
     assert model.steps

@@ -31,7 +31,8 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
     sequence.build(network, input_shape, parameters)
     parameters.allocate(None)
     for launch, signature in needed(network, parameters, bfloat16)[::-1][part::parts]:
-        launch.compile(signature)
+        with launch._cache.marked():
+            launch.compile(signature)
     folded = [layer for layer in network if not isinstance(layer, BatchNorm | Dropout)]
     for one in program.in_use(folded, inputs.Scale(), np.dtype(np.float32), input_shape, bfloat16):
         if isinstance(one, program.Program):

@@ -27,7 +27,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import NativeLowering, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
 
 from minicnn.say import warn
 
@@ -72,21 +73,18 @@ class _Code(JITCodeLibrary):
         pass
 
     def _optimize_final_module(self):
-        self._optimize()
-
-    def _optimize(self, **options):
-        made = self._codegen._module_pass_manager(**options)
+        made = self._codegen._module_pass_manager()
         passes, *builder = made if isinstance(made, tuple) else (made,)  # from Numba 0.62 on there are two
         passes.run(self._final_module, *builder)
 
 
 class _HelperCode(_Code):
-    """A helper's code, as LLVM reads it. Of every function Numba makes machine code too, which nothing would run here: a
-    helper becomes part of its kernels, and is optimised again and translated with them.
+    """A helper's code, as it comes from Numba. It becomes part of its kernels and is optimised and translated with them; Numba
+    would do both for the helper alone too, which nothing would run.
     """
 
     def _optimize_final_module(self):
-        self._optimize(opt=2, loop_vectorize=False)
+        pass
 
     def _finalize_final_module(self):
         self._finalize_dynamic_globals()
@@ -122,13 +120,15 @@ class _HelperLowering(NativeLowering):
 
 
 class _Compiler(CompilerBase):
-    """Numba's compiler, with a pass of ours."""
+    """Numba's compiler with a pass of ours, and without two that look for what no kernel has: inner functions, and
+    expressions of whole arrays."""
 
     lowering = _Lowering
 
     def define_pipelines(self):
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager.passes = [(self.lowering if kind is NativeLowering else kind, why) for kind, why in manager.passes]
+        passes = [item for item in manager.passes if item[0] not in (InlineClosureLikes, NopythonRewrites)]
+        manager.passes = [(self.lowering if kind is NativeLowering else kind, why) for kind, why in passes]
         manager.finalize()
         return [manager]
 
@@ -152,8 +152,27 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = _CheckedFiles(self.cache_path, self._impl.filename_base, stamp)
+        self._mark = Path(self.cache_path, self._impl.filename_base + ".ahead")
+
+    @contextmanager
+    def marked(self):
+        """Says on the disk that this process, one of ahead.py, is compiling it."""
+        self._impl.locator.ensure_cache_path()
+        self._mark.write_text(str(os.getpid()))
+        yield
+        self._mark.unlink()
+
+    def _is_being_made(self) -> bool:
+        reap_ahead()
+        try:
+            return int(self._mark.read_text()) in _ahead_processes
+        except (OSError, ValueError):
+            return False
 
     def load_overload(self, signature, context):
+        end = time.monotonic() + LONGEST_WAIT
+        while self._is_being_made() and time.monotonic() < end:
+            time.sleep(0.005)
         try:
             return self._load_overload(signature, context)
         except Exception:  # whole, and yet not to be unpickled: written beside another version of NumPy, say
@@ -204,6 +223,7 @@ def _is_whole(path: str) -> bool:
 
 AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
 MOST_AHEAD = 3
+LONGEST_WAIT = 2.0  # seconds, for a kernel that another process is compiling: longer than any takes
 FIRST = "training._make_batch.launch", "direct._forward.launch", "winograd._forward.launch"  # of a training step
 describe: Callable[[], str] = str  # of the network that was asked for last; "" for none: see compile.describer
 _ahead_processes: list[int] = []
