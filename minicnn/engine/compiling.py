@@ -79,8 +79,8 @@ class _Code(JITCodeLibrary):
 
 
 class _HelperCode(_Code):
-    """A helper's code, as it comes from Numba. It becomes part of its kernels and is optimised and translated with them; Numba
-    would do both for the helper alone too, which nothing would run.
+    """A helper's code, as it comes from Numba. It becomes part of its kernels and is optimised and translated with them;
+    Numba would do both for the helper alone too, which nothing would run.
     """
 
     def _optimize_final_module(self):
