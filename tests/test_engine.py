@@ -368,6 +368,7 @@ OPERATIONS = [
         "load_inside",
         "zeros",
         "store_rows_prefetching",
+        "add_inside",
     ),
     *("fma, constant", "fma, number", "fma, vector", "multiply_add", "exp_series", "fma_rows", "compiled"),
 ]
@@ -422,13 +423,14 @@ def every_operation(block, x, table, small, large, out):
         at += row
         lanes.store_rows(out, targets, at, result)
     lanes.store_rows_prefetching(out, targets, at + row, loaded)
-    lanes.store(out, at + 2 * row, lanes.fma(0.7, a, b))
-    lanes.store(out, at + 3 * row, lanes.fma(x[3], a, b))
-    lanes.store(out, at + 4 * row, lanes.fma(c, a, b))
-    lanes.store_rows(out, targets, at + 5 * row, lanes.multiply_add(x, offsets, 2, c, loaded))
-    lanes.store(out, at + 6 * row, lanes.exp_series(a))
-    lanes.store_rows(out, targets, at + 7 * row, lanes.fma_rows(loaded, c, spread))
-    lanes.store_rows(out, targets, at + 8 * row, first_and_last(none, loaded))
+    lanes.add_inside(out, at + 2 * row, n, 1, rows, loaded)  # all but the last row
+    lanes.store(out, at + 3 * row, lanes.fma(0.7, a, b))
+    lanes.store(out, at + 4 * row, lanes.fma(x[3], a, b))
+    lanes.store(out, at + 5 * row, lanes.fma(c, a, b))
+    lanes.store_rows(out, targets, at + 6 * row, lanes.multiply_add(x, offsets, 2, c, loaded))
+    lanes.store(out, at + 7 * row, lanes.exp_series(a))
+    lanes.store_rows(out, targets, at + 8 * row, lanes.fma_rows(loaded, c, spread))
+    lanes.store_rows(out, targets, at + 9 * row, first_and_last(none, loaded))
     return n, rows
 
 

@@ -28,6 +28,8 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
     load_rows(v, array, offsets, index)    the block whose row i is at array[offsets[i] + index:]
     load_inside(v, array, index, step,     row i is at array[index + i * step:], or 0 unless 0 <= first + i < count
                 first, count, rows)
+    add_inside(array, index, step,         array[index + i * step:] += row i of b, where 0 <= first + i < count
+               first, count, b)
     store_rows(array, offsets, index, b)   the reverse; store_rows_prefetching asks ahead too
     multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
     fma_rows(b, v, sums)                   row i of sums += row i of b * v
@@ -614,6 +616,25 @@ def _load_inside(typing, like, array, at, step, first, count, rows):
 
 
 @intrinsic
+def _add_inside(typing, array, at, step, first, count, block):
+    vector = block.dtype
+
+    def codegen(context, builder, signature, args):
+        _, index, step, first, count, _ = args
+        nowhere = cgutils.alloca_once(builder, context.get_value_type(vector))
+        for i in range(block.count):
+            number = ir.Constant(index.type, i)
+            address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))
+            inside = builder.icmp_unsigned("<", builder.add(first, number), count)  # a negative number is a huge one
+            address = builder.select(inside, builder.bitcast(address, nowhere.type), nowhere)
+            total = builder.fadd(_load(context, builder, vector, address), builder.extract_value(args[5], i))
+            _store(context, builder, vector, address, total)
+        return context.get_dummy_value()
+
+    return types.void(array, *[types.intp] * 4, block), codegen
+
+
+@intrinsic
 def _store_rows(typing, array, offsets, index, block):
     def codegen(context, builder, signature, args):
         for i in range(block.count):
@@ -813,6 +834,11 @@ if config.DISABLE_JIT:
         for offset, vector in zip(offsets, block, strict=True):
             store(array, offset + index, vector)
 
+    def add_inside(array, at, step, first, count, block):
+        for i, row in enumerate(block):
+            if 0 <= first + i < count:
+                array[at + i * step : at + i * step + len(row)] += row
+
     store_rows_prefetching = store_rows
 
     def multiply_add(x, offsets, k, vector, sums):
@@ -836,5 +862,5 @@ else:
     load_prefetching, store_prefetching = _load_prefetching, _store_prefetching
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add, fma_rows = _load_rows, _store_rows, _multiply_add, _fma_rows
-    maximum, largest, load_inside, pair = _maximum, _largest, _load_inside, _pair
+    maximum, largest, load_inside, add_inside, pair = _maximum, _largest, _load_inside, _add_inside, _pair
     clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series

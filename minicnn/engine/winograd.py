@@ -37,6 +37,7 @@ from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     PAIR,
     Block,
+    add_inside,
     best_block,
     compiled,
     fma,
@@ -207,18 +208,6 @@ def store_column(array, at, step, count, column):
         store(array, at + 3 * step, column[3])
 
 
-@helper
-def transform_dv(like, points, dv, dv0, step, window):
-    """dd = B dv B^T, into the window."""
-    vector, row = len(like), len(points) * len(like)
-    for i in range(len(points)):
-        v = load_rows(like, dv, apart(step, points), dv0 + i * len(points) * step)
-        store_rows(window, apart(vector, points), i * row, points_to_pixels(points, v))
-    for j in range(len(points)):
-        v = load_rows(like, window, apart(row, points), j * vector)
-        store_rows(window, apart(row, points), j * vector, points_to_pixels(points, v))
-
-
 @parallel
 def _transform_weights(part, block, g, w, u, halves):
     """u = G g G^T: weights (r, r, c, f) to panels (panels, n * n, c, lanes)."""
@@ -253,23 +242,24 @@ def _swap(part, square, w, swapped):
 
 
 @parallel
-def _transform_du(part, block, g, partial, dw, halves):
-    """dw = G^T du G, du being the sum of the tasks' parts, added in their order."""
-    (r, _, c, f), points = dw.shape, g.shape[0]
-    nothing, flat = zeros(dw, block)[0], dw.reshape(-1)
-    n, half, sums = len(nothing), halves[part], halves[part, points * r * len(nothing) :]  # du G; a row of du
+def _transform_du(part, block, g, partial, dw, sums, halves):
+    """dw = G^T du G, du being the sum of the tasks' parts, added in their order, a row of each after another."""
+    (r, _, c, f), points, thread = dw.shape, g.shape[0], get_thread_id()
+    nothing, flat, du, half = zeros(dw, block)[0], dw.reshape(-1), sums[thread], halves[thread]  # du of a channel; du G
+    n = len(nothing)
     for k in chunk(part, c):
+        for point in range(points**2):
+            for l in range(0, f, n):
+                total = nothing
+                for task in range(partial.shape[0]):
+                    total = total + load(total, partial[task], (point * c + k) * f + l)
+                store(du, point * f + l, total)
         for l in range(0, f, n):
             for i in range(points):
-                for j in range(points):
-                    total = nothing
-                    for task in range(partial.shape[0]):
-                        total = total + load(total, partial[task], ((i * points + j) * c + k) * f + l)
-                    store(sums, j * n, total)
                 for q in range(r):
                     total = nothing
                     for j in range(points):
-                        total = fma(g[j, q], load(total, sums, j * n), total)
+                        total = fma(g[j, q], load(total, du, (i * points + j) * f + l), total)
                     store(half, (i * r + q) * n, total)
             for p in range(r):
                 for q in range(r):
@@ -471,7 +461,7 @@ def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_regi
 
 @helper
 def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
-    """Add the tiles' dv (n * n, group, lanes) to a vector of channels of dx; each image begins with zeros, like `like`."""
+    """A vector of channels of dx += B dv B^T, of the tiles' dv (n * n, group, lanes); an image begins as zeros, like `like`."""
     (h, w, c), n, points = shape, len(like), tiles.points
     for t in range(count):
         image, row, column = locate(first + t, tiles)
@@ -479,11 +469,13 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
             for pixel in range(image * h * w, (image + 1) * h * w):
                 store(dx, pixel * c + channel, like)
         row, column = row - tiles.top, column - tiles.left
-        transform_dv(like, points, dv, t * n, span(tiles, n), window)
-        for i in range(max(0, -row), min(len(points), h - row)):
-            for j in range(max(0, -column), min(len(points), w - column)):
-                at = ((image * h + row + i) * w + column + j) * c + channel
-                store(dx, at, load(like, dx, at) + load(like, window, (i * len(points) + j) * n))
+        for i in range(len(points)):
+            v = load_rows(like, dv, apart(span(tiles, n), points), t * n + i * len(points) * span(tiles, n))
+            store_rows(window, apart(n, points), i * len(points) * n, points_to_pixels(points, v))
+        for j in range(max(0, -column), min(len(points), w - column)):
+            v = load_rows(like, window, apart(len(points) * n, points), j * n)
+            at = ((image * h + row) * w + column + j) * c + channel
+            add_inside(dx, at, w * c, row, h, points_to_pixels(points, v))
 
 
 @parallel
@@ -635,7 +627,8 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, needs_dx, 
         *(block, behind, y_shape, before, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), partial, sums),
         *(needs_dx, dx.reshape(-1), *ours, windows, depth, pairs),
     )
-    halves = scratch("halves", (PARTS, (points * r + points) * lanes), dtype)
-    _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, halves)
+    halves = scratch("halves", (MAX_THREADS, points * r * lanes), dtype)
+    du = scratch("du", (MAX_THREADS, points**2 * f), dtype)
+    _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, du, halves)
     if db is not None:
         db[...] = sums[::splits].sum(axis=0)
