@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicnn import layers
-from minicnn.engine.before import pad_image
+from minicnn.engine.before import pad_image, sums_of_image
 from minicnn.engine.compiling import helper
 from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated
 from minicnn.engine.lanes import (
@@ -196,10 +196,12 @@ def _backward(
             shape = windows.oh, windows.ow, c
             pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db)
             _backward_weights(block, frame, windows, dy, back, dws[task], fresh, split, splits)
-            if needs_dx and mine and together:
-                _backward_pixels_3x3(dx_block, dy, back, w, flat_dx, image * h * width * c, h, width)
-            elif needs_dx and mine:
-                _backward_pixels(dx_block, dy, back, w, flat_dx, image * h * width * c)
+            if needs_dx and mine:
+                if together:
+                    _backward_pixels_3x3(dx_block, dy, back, w, flat_dx, image * h * width * c, h, width)
+                else:
+                    _backward_pixels(dx_block, dy, back, w, flat_dx, image * h * width * c)
+                sums_of_image(like, before, x.reshape(-1), flat_dx, image, h * width, c)
 
 
 class Depthwise(Step):

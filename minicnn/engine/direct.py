@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicnn.engine.before import pad_image
+from minicnn.engine.before import pad_image, sums_of_image
 from minicnn.engine.behind import dy_at, pool_image
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
@@ -365,6 +365,7 @@ def _backward(
             if needs_dx and mine:
                 x0, c_share = image * h * w * c, c // groups
                 _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, spills[unit])
+                sums_of_image(like_in, before, x.reshape(-1), flat_dx, image, h * w, c)
 
 
 @parallel

@@ -2,8 +2,8 @@
 
 Faster because each pass reads x once, and beside a convolution some passes need not be: see Normalized and before.py. x is
 taken from the rounded mean before it is scaled, and what rounding took from the mean is in the shift, so that a large mean
-costs no digits there (nor where it is computed: see moments.py). In backward the rows are dealt into a fixed number of
-parts, and the parts' sums joined in order.
+costs no digits there (nor where it is computed: see moments.py). In backward each image has its own sums, or of few images
+each of a fixed number of parts, and they are joined in order.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from minicnn.engine.lanes import (
     store_prefetching,
     zeros,
 )
-from minicnn.engine.memory import Turns, contiguous
+from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.moments import by_images, join, moments, two_of_each_part, units
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import MOVED, PARTS, chunk, parallel, share_of
 
 
 @kernel
 def _line_forward(statistics, epsilon, gamma, beta, line):
     """From mean and variance 1 / standard deviation, then centre, scale and shift."""
-    mean, variance, inverse_std = statistics
+    mean, variance, inverse_std = statistics[:3]
     for k in range(gamma.shape[0]):
         inverse_std[k] = 1 / math.sqrt(variance[k] + epsilon)
         scale, line[0, k] = gamma[k] * inverse_std[k], mean[k]
@@ -49,13 +49,16 @@ def _line_forward(statistics, epsilon, gamma, beta, line):
 def _line_backward(sums, products, m, statistics, gamma, dbeta, dgamma, line):
     """The gradients of beta and gamma from the parts' sums; and the layer's formula for dx, collected into one number
     each for x and 1."""
-    mean, inverse_std, (parts, c) = statistics[0], statistics[2], sums.shape
+    (mean, _, inverse_std, totals, of_products), (parts, c) = statistics, sums.shape
+    totals[:] = 0
+    of_products[:] = 0
+    for part in range(parts):
+        for k in range(c):
+            totals[k] += sums[part, k]
+            of_products[k] += products[part, k]
     for k in range(c):
-        total, product, off = 0.0, 0.0, line[0, k] - mean[k]
-        for part in range(parts):
-            total += sums[part, k]
-            product += products[part, k]
-        product = (product + off * total) * inverse_std[k]
+        total, off = totals[k], line[0, k] - mean[k]
+        product = (of_products[k] + off * total) * inverse_std[k]
         dbeta[k], dgamma[k] = total, product
         scale = gamma[k] * inverse_std[k]
         by_x = -scale * product * inverse_std[k] / m
@@ -117,18 +120,19 @@ def _dy_and_x(like, number, behind, x, row, column, width, c, k, activation, cen
 
 @parallel
 def _sums_backward(part, block, behind, x, line, activation, sums, products):
-    """Of a part of the rows of all images: each channel's sum of dy, and of dy * (x - centre)."""
-    rows, w, c = x.shape
+    """Of each share of the rows of all images: each channel's sum of dy, and of dy * (x - centre)."""
+    (rows, w, c), shares = x.shape, sums.shape[0]
     flat, like, number = x.reshape(-1), zeros(x, block)[0], zeros(behind.winner, block)[0]
     for k in range(0, c, len(like)):
-        total, product = like, like
         centre, scale, shift = load_rows(like, line, (0, c, 2 * c), k)
-        for i in chunk(part, rows):
-            for j in range(w):
-                v, x_ = _dy_and_x(like, number, behind, flat, i, j, w, c, k, activation, centre, scale, shift)
-                total, product = total + v, fma(v, x_, product)
-        store(sums[part], k, total)
-        store(products[part], k, product)
+        for share in chunk(part, shares):
+            total, product = like, like
+            for i in share_of(rows, share, shares):
+                for j in range(w):
+                    v, x_ = _dy_and_x(like, number, behind, flat, i, j, w, c, k, activation, centre, scale, shift)
+                    total, product = total + v, fma(v, x_, product)
+            store(sums[share], k, total)
+            store(products[share], k, product)
 
 
 @parallel
@@ -184,7 +188,7 @@ class BatchNorm(Step):
     def normalize(self, x, training, sums):
         """forward, once the parts' means and squares are known."""
         layer, c = self.layer, x.shape[-1]
-        statistics, line = np.empty((3, c)), np.empty((5, c), x.dtype)
+        statistics, line = np.empty((5, c)), np.empty((5, c), x.dtype)
         if training:
             join(*sums, *units(x), statistics)
             mean, variance = statistics[:2].astype(x.dtype)
@@ -192,15 +196,17 @@ class BatchNorm(Step):
         else:
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
-        y = self._write(x, line.reshape(-1), training)
+        images = len(x) if self.then is not None and by_images(len(x)) else 0
+        sums = np.empty((2, images, c), x.dtype)
+        y = self._write(x, line.reshape(-1), sums, training)
         if training:
-            self.save_for_backward(x, self.winner(y), statistics, line)
+            self.save_for_backward(x, self.winner(y), statistics, line, sums)
         return y
 
-    def _write(self, x, line, training):
-        """y, or x where the step behind makes y of it."""
+    def _write(self, x, line, sums, training):
+        """y, or x where the step behind makes y of it, and in backward the sums."""
         if self.then is not None:
-            self.then.carried = Before(True, self.relu, line)
+            self.then.carried = Before(True, self.relu, line, sums)
             return x
         c, y = x.shape[-1], self.y(x, training)
         given = MOVED * x.size, one_row(c, x.dtype)
@@ -222,15 +228,17 @@ class BatchNorm(Step):
 
     def _learn(self, given) -> None:
         """The gradients of gamma and beta, and what dx is made with."""
-        (x, _, statistics, line), layer = self.saved, self.layer
+        (x, _, statistics, line, sums), layer = self.saved, self.layer
         c, gamma, beta = line.shape[1], layer.gamma, layer.beta
-        parts = two_of_each_part(c, line.dtype)
-        _sums_backward(MOVED * x.size, one_row(c, line.dtype), *given, *parts)
-        _line_backward(*parts, x.size // c, statistics, gamma.value, beta.grad, gamma.grad, line)
+        if sums.size == 0:
+            shares = len(x) if x.ndim == 4 and by_images(len(x)) else PARTS
+            sums = scratch("sums", (2, shares, c), line.dtype)
+            _sums_backward(MOVED * x.size, one_row(c, line.dtype), *given, *sums)
+        _line_backward(*sums, x.size // c, statistics, gamma.value, beta.grad, gamma.grad, line)
 
     def _given(self, dy) -> tuple:
         """What the kernels of backward read."""
-        x, winner, _, line = self.saved
+        x, winner, _, line, _ = self.saved
         dy, line = contiguous(dy).reshape(-1), line.reshape(-1)
         return Behind(dy, dy, winner, False, self.pool, norm=False, line=line), _lines(x), line, self.activation
 

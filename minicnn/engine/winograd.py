@@ -30,7 +30,7 @@ import numpy as np
 from numba import get_thread_id
 from numpy.polynomial.polynomial import polyfromroots
 
-from minicnn.engine.before import scaled_window
+from minicnn.engine.before import scaled_window, sums_of_image
 from minicnn.engine.behind import pool_window
 from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.compiling import helper, kernel
@@ -461,7 +461,7 @@ def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_regi
 
 @helper
 def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
-    """A vector of channels of dx += B dv B^T, of the tiles' dv (n * n, group, lanes); an image begins as zeros, like `like`."""
+    """A vector of channels of dx += B dv B^T, of the tiles' dv (n * n, group, lanes); an image begins as zeros."""
     (h, w, c), n, points = shape, len(like), tiles.points
     for t in range(count):
         image, row, column = locate(first + t, tiles)
@@ -549,6 +549,8 @@ def _backward(
                         soon = region(dx, shape, tiles, first, count, p, len(like))
                         times_panel(block, tiles, pairs[thread], depth, u, p * parts * depth, count, dv, soon, soon)
                         scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
+                    for image in range(first // of_image, (first + count) // of_image):
+                        sums_of_image(like, before, x, dx, image, shape[0] * shape[1], c)
 
 
 def _block(c: int, f: int, dtype) -> np.dtype:
