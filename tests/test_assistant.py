@@ -24,6 +24,8 @@ several_threads = pytest.mark.skipif(threads.MAX_THREADS < 2, reason="one core: 
 class Willing:
     """In the assistant's place: it joins in everywhere, awake or not."""
 
+    helps = True
+
     def __init__(self, awake):
         self.awake, self.images = awake, 0
 
@@ -37,6 +39,9 @@ class Willing:
     def leaves(self):
         if self.awake:
             self.thread.join()
+
+    def left_out(self):
+        pass
 
 
 def with_help(ask, x, awake):
@@ -119,12 +124,17 @@ def clock(monkeypatch):
     return now
 
 
+def joins(assistant, served):
+    """As a program asks."""
+    return assistant.joins(served) or assistant.left_out() or False
+
+
 @pytest.fixture
 def awake(clock):
     """An assistant that serves a program, and the program."""
     with using_threads(2):
         assistant, served = Assistant(), Idle()
-        assert [assistant.joins(served) for _ in range(2)] == [False, False]  # the second image wakes it
+        assert [joins(assistant, served) for _ in range(2)] == [False, False]  # the second image wakes it
         assert served.helped.wait(60)
         yield assistant, served
         served.stay.set()
@@ -137,7 +147,7 @@ def test_it_wakes_when_images_come_soon_after_each_other(clock):
         assistant = Assistant()
         for _ in range(3):
             clock[0] += 2 * module.SOON
-            assert not assistant.joins(Idle())
+            assert not joins(assistant, Idle())
         assert assistant._thread is None
 
 
@@ -150,7 +160,7 @@ def test_it_serves_one_program_and_one_caller_at_a_time(awake, clock):
     assistant.leaves()
     assert not assistant.joins(served)  # it rests
     clock[0] += module.SHORTEST + module.SOON
-    assert [assistant.joins(served) for _ in range(2)] == [False, True]
+    assert [joins(assistant, served) for _ in range(2)] == [False, True]
     assistant.leaves()
 
 
@@ -163,18 +173,60 @@ def test_it_rests_where_an_image_took_much_longer_and_longer_each_time(awake, cl
         clock[0] += seconds
         assistant.leaves()
 
+    assistant._enters(module.TOGETHER)
     image(1e-4)
     image(3e-4)
     for rest in (module.SHORTEST, 2 * module.SHORTEST, 4 * module.SHORTEST):
         image(5e-4)
         clock[0] += 0.98 * rest
-        assert [assistant.joins(served) for _ in range(2)] == [False, False]
+        assert [joins(assistant, served) for _ in range(2)] == [False, False]
         clock[0] += 0.02 * rest
-        assistant.joins(served) and assistant.leaves()
+        assert joins(assistant, served)
+        assistant.leaves()
     clock[0] += 50 * module.SHORTEST
-    assistant.joins(served)
+    joins(assistant, served)
     image(5e-4)
     assert assistant._rests_until == pytest.approx(clock[0] + module.SHORTEST)
+
+
+def answer(assistant, served, clock, alone, together, count):
+    """So many single images, of which each takes so many seconds; how many had help."""
+    helped = 0
+    for _ in range(count):
+        assert assistant.joins(served)
+        helped += assistant.helps
+        clock[0] += together if assistant.helps else alone
+        assistant.leaves()
+    return helped
+
+
+@several_threads
+def test_it_goes_on_where_it_is_of_use_and_looks_again_after_some_thousand_images(awake, clock):
+    few, _, many = module.IMAGES
+    assert answer(*awake, clock, 1e-4, 7e-5, few) == 0
+    assert answer(*awake, clock, 1e-4, 7e-5, few + many) == few + many
+    assert answer(*awake, clock, 1e-4, 7e-5, few) == 0  # the next comparison
+    assert answer(*awake, clock, 1e-4, 7e-5, few) == few
+
+
+@several_threads
+def test_it_rests_where_it_is_of_little_use(awake, clock):
+    assistant, served = awake
+    few, *_ = module.IMAGES
+    assert answer(assistant, served, clock, 1e-4, 9.5e-5, 2 * few) == few
+    clock[0] += 0.99 * module.LONGEST
+    assert [joins(assistant, served) for _ in range(2)] == [False, False]
+    clock[0] += 0.01 * module.LONGEST
+    assert [joins(assistant, served) for _ in range(2)] == [False, True]
+    assistant.leaves()
+
+
+@several_threads
+def test_an_image_without_help_may_take_longer(awake, clock):
+    assistant, served = awake
+    few, _, many = module.IMAGES
+    answer(assistant, served, clock, 1e-2, 6e-3, 2 * few + many)
+    assert answer(assistant, served, clock, 1e-2, 6e-3, 2 * few) == few  # nor is that a reason to rest
 
 
 @several_threads

@@ -413,13 +413,18 @@ class Program(Layer):
             images, floats = NO_BYTES, images.astype(self.dtype, copy=False)
         y = np.empty(n * math.prod(self.output_shape), self.dtype)
         given = self.table, self.tables, self.packed, images, floats
-        if n == 1 and self.ready and assistant.assistant.joins(self):
+        beside = assistant.assistant
+        if n == 1 and self.ready and beside.joins(self):
             try:
-                told = does.run_together(*given, self.values, self.owns[0], self.claims, probabilities, y)
+                if beside.helps:
+                    told = does.run_together(*given, self.values, self.owns[0], self.claims, probabilities, y)
+                else:
+                    told = self._ask_all(n, given, probabilities, y)
             finally:
-                assistant.assistant.leaves()
+                beside.leaves()
         else:
             told = self._ask_all(n, given, probabilities, y)
+            beside.left_out()
         return y.reshape(n, *self.output_shape), not told & does.BAD_IMAGE, not told & does.BAD_OUTPUT
 
     def _ask_all(self, n: int, given: tuple, probabilities: bool, y: np.ndarray) -> int:
