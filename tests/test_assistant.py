@@ -109,7 +109,7 @@ class Idle:
     """A program for which there is never anything to do."""
 
     def __init__(self):
-        self.stay, self.helped = threading.Event(), threading.Event()
+        self.stay, self.helped, self.trial = threading.Event(), threading.Event(), module.Trial()
 
     def help(self, patience):
         self.helped.set()
@@ -134,6 +134,7 @@ def awake(clock):
     """An assistant that serves a program, and the program."""
     with using_threads(2):
         assistant, served = Assistant(), Idle()
+        served.trial.enter(module.TOGETHER)
         assert [joins(assistant, served) for _ in range(2)] == [False, False]  # the second image wakes it
         assert served.helped.wait(60)
         yield assistant, served
@@ -154,7 +155,9 @@ def test_it_wakes_when_images_come_soon_after_each_other(clock):
 @several_threads
 def test_it_serves_one_program_and_one_caller_at_a_time(awake, clock):
     assistant, served = awake
-    assert not assistant.joins(Idle())
+    other = Idle()
+    other.trial.enter(module.TOGETHER)
+    assert not joins(assistant, other)
     assert assistant.joins(served)
     assert not assistant.joins(served)  # another thread asks meanwhile
     assistant.leaves()
@@ -173,7 +176,6 @@ def test_it_rests_where_an_image_took_much_longer_and_longer_each_time(awake, cl
         clock[0] += seconds
         assistant.leaves()
 
-    assistant._enters(module.TOGETHER)
     image(1e-4)
     image(3e-4)
     for rest in (module.SHORTEST, 2 * module.SHORTEST, 4 * module.SHORTEST):
@@ -189,9 +191,9 @@ def test_it_rests_where_an_image_took_much_longer_and_longer_each_time(awake, cl
     assert assistant._rests_until == pytest.approx(clock[0] + module.SHORTEST)
 
 
-def answer(assistant, served, clock, alone, together, count):
+def answer(awake, clock, alone, together, count):
     """So many single images, of which each takes so many seconds; how many had help."""
-    helped = 0
+    (assistant, served), helped = awake, 0
     for _ in range(count):
         assert assistant.joins(served)
         helped += assistant.helps
@@ -201,32 +203,27 @@ def answer(assistant, served, clock, alone, together, count):
 
 
 @several_threads
-def test_it_goes_on_where_it_is_of_use_and_looks_again_after_some_thousand_images(awake, clock):
+@pytest.mark.parametrize("alone", [1e-4, 1e-2])
+def test_it_goes_on_where_it_is_of_use_and_looks_again_after_some_thousand_images(awake, clock, alone):
     few, _, many = module.IMAGES
-    assert answer(*awake, clock, 1e-4, 7e-5, few) == 0
-    assert answer(*awake, clock, 1e-4, 7e-5, few + many) == few + many
-    assert answer(*awake, clock, 1e-4, 7e-5, few) == 0  # the next comparison
-    assert answer(*awake, clock, 1e-4, 7e-5, few) == few
+    awake[1].trial.enter(module.ALONE)
+    for _ in range(2):
+        assert answer(awake, clock, alone, 0.6 * alone, few) == 0
+        assert answer(awake, clock, alone, 0.6 * alone, few + many) == few + many
 
 
 @several_threads
 def test_it_rests_where_it_is_of_little_use(awake, clock):
     assistant, served = awake
     few, *_ = module.IMAGES
-    assert answer(assistant, served, clock, 1e-4, 9.5e-5, 2 * few) == few
+    served.trial.enter(module.ALONE)
+    assert answer(awake, clock, 1e-4, 9.5e-5, 2 * few) == few
     clock[0] += 0.99 * module.LONGEST
     assert [joins(assistant, served) for _ in range(2)] == [False, False]
     clock[0] += 0.01 * module.LONGEST
     assert [joins(assistant, served) for _ in range(2)] == [False, True]
+    assert not assistant.helps  # it is compared anew
     assistant.leaves()
-
-
-@several_threads
-def test_an_image_without_help_may_take_longer(awake, clock):
-    assistant, served = awake
-    few, _, many = module.IMAGES
-    answer(assistant, served, clock, 1e-2, 6e-3, 2 * few + many)
-    assert answer(assistant, served, clock, 1e-2, 6e-3, 2 * few) == few  # nor is that a reason to rest
 
 
 @several_threads

@@ -82,8 +82,32 @@ if config.DISABLE_JIT:
     add, look, put = _add, lambda claims, index: claims[index], _put
 
 
+class Trial:
+    """Whether help with a program's images is of use: of some thousand a few are answered without, and times compared."""
+
+    def __init__(self):
+        self.rests_until = 0.0
+        self.enter(ALONE)
+
+    def enter(self, phase: int) -> None:
+        self.phase, self.left = phase, IMAGES[phase]
+        if phase == ALONE:
+            self.quickest = [float("inf")] * 2  # of the images without help, and with it
+
+    def count(self, now: float) -> None:
+        """After each image."""
+        self.left -= 1
+        if self.left == 0:
+            alone, together = self.quickest
+            of_little_use = self.phase == COMPARED and together > WORTH * alone
+            if of_little_use:
+                self.rests_until = now + LONGEST
+            self.enter(ALONE if of_little_use else (self.phase + 1) % len(IMAGES))
+
+
 class Assistant:
-    """The thread, one for the process. A program has a method `help(patience)`, which returns when no image comes."""
+    """The thread, one for the process. A program has a method `help(patience)`, which returns when no image comes, and a
+    `trial`."""
 
     def __init__(self):
         self._busy, self._wanted, self._thread = threading.Lock(), threading.Event(), None
@@ -92,19 +116,19 @@ class Assistant:
         self._began = self._ended = self._rests_until = 0.0
         self._rest = SHORTEST
         self._ends = config.DISABLE_JIT
-        self._enters(ALONE)
 
     def joins(self, program) -> bool:
         """Whether it is there for this program's next image, after which `leaves` must be called; `helps` says whether
-        it helps with it, or looks how long it takes alone."""
-        now = time.perf_counter()
+        it helps with it, or looks how long it takes without."""
+        now, trial = time.perf_counter(), program.trial
         soon, self._began = now - self._ended < SOON, now
-        if not soon or self._ends or now < self._rests_until or threads.get_threads() == 1:
+        if not soon or self._ends or now < self._rests_until or now < trial.rests_until or threads.get_threads() == 1:
             return False
         if not self._busy.acquire(blocking=False):
             self._rests(now)
             return False
-        if self._program is program:
+        self._trial, self.helps = trial, trial.phase != ALONE
+        if self._program is program or not self.helps:
             return True
         if self._program is None:
             self._wake(program)
@@ -113,32 +137,22 @@ class Assistant:
 
     def leaves(self) -> None:
         """After the image."""
-        now = time.perf_counter()
-        took, quickest = now - self._began, self._quickest[self.helps]
+        now, trial = time.perf_counter(), self._trial
+        took, quickest = now - self._began, trial.quickest[self.helps]
         self._ended = now
         if took < quickest:
-            self._quickest[self.helps] = took
+            trial.quickest[self.helps] = took
         elif took > 1.5 * quickest + LATE:
             self._rests(now)
-        self._left -= 1
-        if self._left == 0:
-            alone, together = self._quickest
-            if self._phase == COMPARED and together > WORTH * alone:
-                self._rests_until = now + LONGEST
-            self._enters((self._phase + 1) % len(IMAGES))
+        trial.count(now)
         self._busy.release()
 
     def left_out(self) -> None:
         """After an image for which it was not there."""
         self._ended = time.perf_counter()
 
-    def _enters(self, phase: int) -> None:
-        self._phase, self._left, self.helps = phase, IMAGES[phase], phase != ALONE
-        if phase == ALONE:
-            self._quickest = [float("inf")] * 2  # of the images alone, and with help
-
     def _rests(self, now: float) -> None:
-        soon_again = now - self._rests_until < 10 * self._rest
+        soon_again = now - self._rests_until < 3 * self._rest
         self._rest = min(2 * self._rest, LONGEST) if soon_again else SHORTEST
         self._rests_until = now + self._rest
 
@@ -154,7 +168,6 @@ class Assistant:
             program, self._next = self._next, None
             self._wanted.clear()
             if program is not None:
-                self._enters(ALONE)
                 self._program = program
                 program.help(PATIENCE)
                 self._program = None

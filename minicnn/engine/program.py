@@ -295,6 +295,7 @@ class Program(Layer):
         self.values, self.owns = empty((self.memory + 16,), self.dtype), empty((2, self.own + 16), self.dtype)
         self.claims = empty((assistant.CLAIMS,), np.int64)
         self.claims[:] = assistant.NOTHING
+        self.trial = assistant.Trial()
         self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table
         for row, operation in zip(table, self.operations, strict=True):
             if operation.kind is not None:
