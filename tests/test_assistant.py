@@ -112,6 +112,7 @@ class Idle:
         self.stay, self.helped, self.trial = threading.Event(), threading.Event(), module.Trial()
 
     def help(self, patience):
+        self.patience = patience
         self.helped.set()
         self.stay.wait(60)
 
@@ -135,8 +136,10 @@ def awake(clock):
     with using_threads(2):
         assistant, served = Assistant(), Idle()
         served.trial.enter(module.TOGETHER)
+        served.trial.quickest[0] = 0.02
         assert [joins(assistant, served) for _ in range(2)] == [False, False]  # the second image wakes it
         assert served.helped.wait(60)
+        assert served.patience >= 0.02 * module.LOOKS  # until the image is over that woke it
         yield assistant, served
         served.stay.set()
         assistant.end()

@@ -4,7 +4,7 @@ An operation on one image is cut into PIECES, which two threads claim in their o
 begins before all of the operation before are done. Nobody waits for a thread that has claimed nothing: where the assistant
 sleeps, or waits for a core that another process has, the caller does every piece itself. Who does a piece changes no bit.
 
-To wake a thread takes as long as an image, so the assistant stays awake, looking for the next one, for half a millisecond.
+To wake a thread takes as long as an image, so the assistant stays awake for half a millisecond, looking for the next one.
 Where several threads ask at once, or an image took much longer than another, for its core is wanted, it rests: a moment at
 first, twice as long where that soon happens again. It rests too where it is of little use: two cores that have no cache in
 common exchange what each has written more slowly than one alone computes it. So of some thousand images a few are answered
@@ -35,7 +35,7 @@ SHORTEST, LONGEST = 0.005, 2.0  # seconds of rest
 ALONE, COMPARED, TOGETHER = range(3)  # phases, one after the other, and how many images each has
 IMAGES = (8, 8, 4000)
 WORTH = 0.9  # of its time alone that an image may take with help
-PATIENCE = 2_000_000  # looks, of about a cycle each
+PATIENCE, LOOKS = 5e-4, 4e9  # seconds, beside an image's own, that it looks for the next; a look takes about a cycle
 
 
 @intrinsic
@@ -169,7 +169,8 @@ class Assistant:
             self._wanted.clear()
             if program is not None:
                 self._program = program
-                program.help(PATIENCE)
+                alone, _ = program.trial.quickest
+                program.help(int(LOOKS * (PATIENCE + min(alone, 1))))
                 self._program = None
 
     def end(self) -> None:
