@@ -185,10 +185,10 @@ def test_it_rests_where_an_image_took_much_longer_and_longer_each_time(awake, cl
         image(5e-4)
         clock[0] += 0.98 * rest
         assert [joins(assistant, served) for _ in range(2)] == [False, False]
-        clock[0] += 0.02 * rest
+        clock[0] += 0.03 * rest
         assert joins(assistant, served)
         assistant.leaves()
-    clock[0] += 50 * module.SHORTEST
+    clock[0] += 2 * module.SLICE + 50 * module.SHORTEST
     joins(assistant, served)
     image(5e-4)
     assert assistant._rests_until == pytest.approx(clock[0] + module.SHORTEST)

@@ -31,7 +31,8 @@ PIECES = 2
 CLAIMS, CLAIMED, DONE, NOTHING = 48, 16, 32, 2**62
 SOON = 1e-3  # seconds from the end of an image to the next
 LATE = 3e-4  # seconds that an image may take longer than another half as long again
-SHORTEST, LONGEST = 0.005, 2.0  # seconds of rest
+SHORTEST, LONGEST = 0.001, 2.0  # seconds of rest
+SLICE = 0.02  # seconds, longer than a thread keeps its core where another wants it
 ALONE, COMPARED, TOGETHER = range(3)  # phases, one after the other, and how many images each has
 IMAGES = (8, 8, 4000)
 WORTH = 0.9  # of its time alone that an image may take with help
@@ -152,7 +153,7 @@ class Assistant:
         self._ended = time.perf_counter()
 
     def _rests(self, now: float) -> None:
-        soon_again = now - self._rests_until < 3 * self._rest
+        soon_again = now - self._rests_until < SLICE + 3 * self._rest
         self._rest = min(2 * self._rest, LONGEST) if soon_again else SHORTEST
         self._rests_until = now + self._rest
 
