@@ -14,13 +14,13 @@ import numpy as np
 
 Value = TypeVar("Value")
 
-
+WHOLE = int, Integral  # the usual one first: the other takes longer to ask for
 PIXELS = 2**40  # sums of as many still fit in 64 bits
 
 
 def integer(value, name: str, least: int = 1, most: float = math.inf) -> int:
     """A whole number within these limits."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+    if not isinstance(value, WHOLE) or isinstance(value, bool) or not least <= int(value) <= most:
         limit = "" if most == math.inf else f" and at most {most:,}"
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}{limit}")
     return int(value)

@@ -7,6 +7,8 @@ import numpy as np
 from minicnn.errors import DataError, ShapeError
 from minicnn.say import advise
 
+TAKEN = frozenset(map(np.dtype, (np.uint8, np.float32, np.float64)))
+
 
 def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str, finite: bool = True) -> np.ndarray:
     """Images as an array (n, *input_shape) of uint8 or floats, `finite` where that is to be checked; or a clear error."""
@@ -16,7 +18,7 @@ def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str, finite
     if x.shape[1:] != input_shape or x.ndim != len(input_shape) + 1:
         hint = ": for a single image x[None]" if x.shape in (input_shape, input_shape[:-1]) else ""
         raise ShapeError(f"images: got shape {x.shape}, expected ({', '.join(('n', *map(str, input_shape)))}){hint}")
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
+    if x.dtype.kind != "f" and x.dtype != np.uint8:
         raise DataError(f"images: got dtype {x.dtype}, expected uint8 or floats")
     if len(x) == 0:
         raise DataError("images: got none, expected at least one")
@@ -25,7 +27,7 @@ def check_images(x: np.ndarray, input_shape: tuple[int, ...], dtype: str, finite
             parts = (x[i : i + 1024].astype(dtype, copy=False) for i in range(0, len(x), 1024))
             if not all(np.isfinite(part).all() for part in parts):
                 raise DataError(f"images: got NaN or infinity in {dtype}, expected finite numbers")
-    return x if x.dtype in (np.uint8, np.float32, np.float64) else x.astype(dtype)
+    return x if x.dtype in TAKEN else x.astype(dtype)
 
 
 def plain(array, name: str) -> np.ndarray:

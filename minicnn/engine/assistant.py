@@ -3,6 +3,7 @@
 An operation on one image is cut into PIECES, which two threads claim in their order by counting a shared number up; no piece
 begins before all of the operation before are done. Nobody waits for a thread that has claimed nothing: where the assistant
 sleeps, or waits for a core that another process has, the caller does every piece itself. Who does a piece changes no bit.
+What little there is to do after the last large operation is not cut.
 
 To wake a thread takes as long as an image, so the assistant stays awake for half a millisecond, looking for the next one.
 Where several threads ask at once, or an image took much longer than another, for its core is wanted, it rests: a moment at
@@ -26,9 +27,9 @@ from minicnn.engine import threads
 from minicnn.engine.lanes import address_of
 
 PIECES = 2
-# The claims, an array of CLAIMS numbers: first what is to be told of the image; then how many pieces are claimed, NOTHING
-# where there is no image, and how many are done, each in a cache line that nothing else lies in.
-CLAIMS, CLAIMED, DONE, NOTHING = 48, 16, 32, 2**62
+# The claims, an array of CLAIMS numbers: first what is to be told of the image, and how many operations are cut into pieces;
+# then how many pieces are claimed, NOTHING where there is no image, and how many are done, each in a cache line of its own.
+CLAIMS, CUT, CLAIMED, DONE, NOTHING = 48, 1, 16, 32, 2**62
 SOON = 1e-3  # seconds from the end of an image to the next
 LATE = 3e-4  # seconds that an image may take longer than another half as long again
 SHORTEST, LONGEST = 0.001, 2.0  # seconds of rest

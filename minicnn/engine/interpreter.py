@@ -19,7 +19,7 @@ from numba import config, get_thread_id, types
 from numba.extending import intrinsic
 
 from minicnn.engine.activations import A, B
-from minicnn.engine.assistant import CLAIMED, DONE, PIECES, add, look, put
+from minicnn.engine.assistant import CLAIMED, CUT, DONE, PIECES, add, look, put
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.depthwise import nine_taps, row_of_windows
 from minicnn.engine.exponentials import sigmoid, tanh
@@ -542,7 +542,7 @@ def _walk(ops, tables, weights, m, own, claims):
     while True:
         claimed = add(claims, CLAIMED, 1)
         number, which = claimed // PIECES + 1, claimed % PIECES
-        if number >= ops.shape[0] - 1:
+        if number > claims[CUT]:
             return
         while look(claims, DONE) < (number - 1) * PIECES:
             pass
@@ -553,14 +553,16 @@ def _walk(ops, tables, weights, m, own, claims):
 @kernel
 def run_together(ops, tables, weights, images, floats, m, own, claims, probabilities, y):
     """The program on one image, which the assistant may help with; what is to be told."""
-    last = ops.shape[0] - 1
+    last, cut = ops.shape[0] - 1, claims[CUT]
     claims[0] = 0
     _load_some(ops[0], images, floats, 0, 0, 1, m, weights, claims)
     put(claims, DONE, 0)
     put(claims, CLAIMED, 0)
     _walk(ops, tables, weights, m, own, claims)
-    while look(claims, DONE) < (last - 1) * PIECES:
+    while look(claims, DONE) < cut * PIECES:
         pass
+    for number in range(cut + 1, last):
+        _do(ops[number], 0, 1, (0, 1), tables, weights, m, own)
     _save_some(ops[last], m, 0, 0, 1, probabilities, y, claims)
     return claims[0]
 
@@ -571,6 +573,6 @@ def assist(ops, tables, weights, m, own, claims, patience):
     looks = 0
     while looks < patience:
         looks += 1
-        if look(claims, CLAIMED) < (ops.shape[0] - 2) * PIECES:
+        if look(claims, CLAIMED) < claims[CUT] * PIECES:
             _walk(ops, tables, weights, m, own, claims)
             looks = 0

@@ -29,6 +29,7 @@ from minicnn.layers.windows import Window
 
 MOST = 16  # images that go together through the dense layers
 CACHED = 2**19  # bytes between two operations: half of a usual second-level cache
+LITTLE = 2**13  # numbers and multiply-adds of an operation that one thread does sooner than two agree on it
 NUMBERS = {
     layers.Flatten: does.COPY,
     layers.ReLU: does.RELU,
@@ -295,11 +296,17 @@ class Program(Layer):
         self.values, self.owns = empty((self.memory + 16,), self.dtype), empty((2, self.own + 16), self.dtype)
         self.claims = empty((assistant.CLAIMS,), np.int64)
         self.claims[:] = assistant.NOTHING
+        self.claims[assistant.CUT] = self._count_large()
         self.trial = assistant.Trial()
         self.tables, self.table = np.concatenate([np.zeros(1, np.int64), *self.written]), table
         for row, operation in zip(table, self.operations, strict=True):
             if operation.kind is not None:
                 row[does.ADDRESS] = does.address(operation.kind, operation.block, row, self.tables, self.packed)
+
+    def _count_large(self) -> int:
+        """How many operations there are up to the last with much to do, without the one that loads an image."""
+        work = [one.x.size + (one.layer.macs if one.layer else 0) for one in self.operations[:-1]]
+        return max((i for i in range(1, len(work)) if work[i] > LITTLE), default=0)
 
     def _write(self, numbers) -> int:
         """Append numbers to the tables; where they begin."""
