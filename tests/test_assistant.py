@@ -220,13 +220,15 @@ def test_it_rests_where_it_is_of_little_use(awake, clock):
     assistant, served = awake
     few, *_ = module.IMAGES
     served.trial.enter(module.ALONE)
-    assert answer(awake, clock, 1e-4, 9.5e-5, 2 * few) == few
-    clock[0] += 0.99 * module.LONGEST
-    assert [joins(assistant, served) for _ in range(2)] == [False, False]
-    clock[0] += 0.01 * module.LONGEST
-    assert [joins(assistant, served) for _ in range(2)] == [False, True]
-    assert not assistant.helps  # it is compared anew
-    assistant.leaves()
+    for rest in (module.SHORT_REST, 8 * module.SHORT_REST, 64 * module.SHORT_REST, module.LONGEST, module.LONGEST):
+        assert answer(awake, clock, 1e-4, 9.5e-5, 2 * few) == few
+        clock[0] += 0.99 * rest
+        assert [joins(assistant, served) for _ in range(2)] == [False, False]
+        clock[0] += 0.02 * rest
+        joins(assistant, served) and assistant.leaves()  # then it is compared anew
+        served.trial.enter(module.ALONE)
+    assert answer(awake, clock, 1e-4, 6e-5, 2 * few) == few
+    assert served.trial.rest == module.SHORT_REST
 
 
 @several_threads

@@ -37,6 +37,7 @@ SLICE = 0.02  # seconds, longer than a thread keeps its core where another wants
 ALONE, COMPARED, TOGETHER = range(3)  # phases, one after the other, and how many images each has
 IMAGES = (8, 8, 4000)
 WORTH = 0.9  # of its time alone that an image may take with help
+SHORT_REST = 0.01  # seconds, where it takes more; eight times as long each time that it does so again
 PATIENCE, LOOKS = 5e-4, 4e9  # seconds, beside an image's own, that it looks for the next; a look takes about a cycle
 
 
@@ -88,7 +89,7 @@ class Trial:
     """Whether help with a program's images is of use: of some thousand a few are answered without, and times compared."""
 
     def __init__(self):
-        self.rests_until = 0.0
+        self.rests_until, self.rest = 0.0, SHORT_REST
         self.enter(ALONE)
 
     def enter(self, phase: int) -> None:
@@ -101,10 +102,12 @@ class Trial:
         self.left -= 1
         if self.left == 0:
             alone, together = self.quickest
-            of_little_use = self.phase == COMPARED and together > WORTH * alone
-            if of_little_use:
-                self.rests_until = now + LONGEST
-            self.enter(ALONE if of_little_use else (self.phase + 1) % len(IMAGES))
+            if self.phase == COMPARED and together > WORTH * alone:
+                self.rests_until, self.rest = now + self.rest, min(8 * self.rest, LONGEST)
+                self.enter(ALONE)
+            else:
+                self.rest = SHORT_REST if self.phase == COMPARED else self.rest
+                self.enter((self.phase + 1) % len(IMAGES))
 
 
 class Assistant:

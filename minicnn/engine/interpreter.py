@@ -68,6 +68,7 @@ TABLE, TARGETS, COUNT, GROUPS, DEPTH, PANELS, RUN, RUNS, LENGTH = range(39, 48) 
 KH, KW, DOWN, RIGHT, ROW_STEP, COLUMN_STEP, ABOVE, BEFORE = range(48, 56)
 FIELDS = 56
 TILE_GROUP = 32
+MANY_BLOCKS = 8  # of rows, for each piece: then it is of little weight that one has a block more
 SCRATCH = 2048  # numbers at the beginning of a thread's own memory
 
 BAD_IMAGE, BAD_OUTPUT = 1, 2  # what is told of numbers that are not finite
@@ -176,19 +177,22 @@ def _rows(start, op, count, piece, given, places, tables, weights, numbers, m, o
     """`count` rows times every panel, len(start) at a time; a panel begins with its biases, and `numbers` has the rest.
 
     The tables have each row's offset from x, each result's from y, and each contiguous run's within a row. With a pool,
-    four rows that follow each other are one window of it. Pieces are counted in blocks of rows, panel by panel.
+    four rows that follow each other are one window of it. A piece is some of the blocks of rows, which the thread that made
+    them has in its cache, or of few blocks some of the panels.
     """
     n, length, run0, runs, panels = len(start[0]), op[LENGTH], op[RUN], op[RUNS], op[PANELS]
     relu, pool, f, (x, y) = op[WITH_RELU], op[WITH_POOL], op[Y + C] // op[GROUPS], places
     offsets, targets = tables[op[TABLE] : op[TABLE] + count], tables[op[TARGETS] : op[TARGETS] + count]
     blocks = (count + len(start) - 1) // len(start)
-    share = _share(piece, op[GROUPS] * panels * blocks)
+    by_rows = blocks >= MANY_BLOCKS * piece[1]
+    share = _share((0, 1) if by_rows else piece, op[GROUPS] * panels * blocks)
+    mine = _share(piece if by_rows else (0, 1), blocks)
     for panel in range(share.start // blocks, (share.stop + blocks - 1) // blocks):
         group, column = panel // panels, panel % panels * n
         x0, y0, columns = x + group * op[DEPTH], y + group * f + column, min(n, f - column)
         at = op[WEIGHTS] + panel * (1 + runs * length) * n
         biases = repeat(load(start[0], weights, at), start)
-        first, last = max(share.start - panel * blocks, 0), min(share.stop - panel * blocks, blocks)
+        first, last = max(share.start - panel * blocks, mine.start), min(share.stop - panel * blocks, mine.stop)
         for t in range(first * len(start), last * len(start), len(start)):
             sums, w, here = biases, at + n, gather(offsets, t, count, start)
             for run in range(run0, run0 + runs):
