@@ -78,6 +78,16 @@ class Tiles(NamedTuple):
     group: int  # how many go through the n * n products together, and stay in the cache meanwhile
 
 
+class Scratch(NamedTuple):
+    """What a thread keeps of a group of tiles meanwhile, a row for each thread."""
+
+    v: np.ndarray  # x at the points
+    dm: np.ndarray  # dy at the points
+    pairs: np.ndarray  # the same in bfloat16, or dm itself
+    m: np.ndarray  # the product with a panel: m in forward, dv in backward
+    window: np.ndarray  # two windows of n x n vectors
+
+
 def fits(w_shape, window, groups, dtype) -> bool:
     """Whether this algorithm takes such a convolution: 3 x 3 or 5 x 5, in steps of one, whole vectors of channels."""
     kh, kw, c, f = w_shape
@@ -479,10 +489,10 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, before, x, shape, tiles, depth, u, bias, behind, y_shape, vs, ms, windows):
+def _forward(part, block, before, x, shape, tiles, depth, u, bias, behind, y_shape, own):
     c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
     total, thread = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns, get_thread_id()
-    v, m, window = vs[thread], ms[thread], windows[thread]
+    v, m, window = own.v[thread], own.m[thread], own.window[thread]
     like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
     for group in chunk(part, (total + tiles.group - 1) // tiles.group):
         first = group * tiles.group
@@ -496,27 +506,7 @@ def _forward(part, block, before, x, shape, tiles, depth, u, bias, behind, y_sha
 
 
 @parallel
-def _backward(
-    part,
-    block,
-    behind,
-    y_shape,
-    before,
-    x,
-    shape,
-    tiles,
-    u,
-    partial,
-    db,
-    needs_dx,
-    dx,
-    vs,
-    dms,
-    dvs,
-    windows,
-    depth,
-    pairs,
-):
+def _backward(part, block, behind, y_shape, before, x, shape, tiles, depth, u, partial, db, needs_dx, dx, own):
     """A unit of work is a task, some of the images, and one of `splits` shares of what comes of them: of dw some of the
     points, of dx some of the images. Both are summed in the same order whatever the shares.
     """
@@ -525,19 +515,18 @@ def _backward(
     splits = db.shape[0] // max(tasks, 1)
     for unit in chunk(part, tasks * splits):
         task, split, thread = unit // splits, unit % splits, get_thread_id()
-        v, dm, dv, window, du = vs[thread], dms[thread], dvs[thread], windows[thread], partial[task]
+        v, dm, pairs, dv = own.v[thread], own.dm[thread], own.pairs[thread], own.m[thread]
+        window, du = own.window[thread], partial[task]
         like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
         db[unit, :] = 0
         images, some, of_image = share_of(n, task, tasks), share_of(parts, split, splits), tiles.rows * tiles.columns
         for share in range(splits):
-            own = share_of(len(images), share, splits)
-            start, end = (images.start + own.start) * of_image, (images.start + own.stop) * of_image
+            its = share_of(len(images), share, splits)
+            start, end = (images.start + its.start) * of_image, (images.start + its.stop) * of_image
             for first in range(start, end, tiles.group):
                 count = min(tiles.group, end - first)
                 gather_pixels(like, before, x, shape, tiles, first, count, c, v, window)
-                gather_dy(
-                    like, number, behind, y_shape, tiles, first, count, dm, depth, pairs[thread], db[unit], window
-                )
+                gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs, db[unit], window)
                 after, rest = first + count, 0 if behind.pool else tiles.group
                 x_later = region(x, shape, tiles, after, tiles.group, 0, c)
                 dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
@@ -547,7 +536,7 @@ def _backward(
                 if needs_dx and share == split:
                     for p in range(0, c, len(like)):
                         soon = region(dx, shape, tiles, first, count, p, len(like))
-                        times_panel(block, tiles, pairs[thread], depth, u, p * parts * depth, count, dv, soon, soon)
+                        times_panel(block, tiles, pairs, depth, u, p * parts * depth, count, dv, soon, soon)
                         scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
                     for image in range(first // of_image, (first + count) // of_image):
                         sums_of_image(like, before, x, dx, image, shape[0] * shape[1], c)
@@ -579,13 +568,15 @@ def packed(w, bfloat16) -> np.ndarray:
     return paired_rows(u.reshape(-1, lanes), "pairs of panels") if bfloat16 else u
 
 
-def _scratch(tiles, depths, lanes, dtype):
-    """For each thread: numbers at the points, as deep as each of the slots says; and two windows of n x n vectors."""
-    n = len(tiles.points)
-    at_points = [
-        scratch(slot, (MAX_THREADS, n * n * span(tiles, depth)), kind) for slot, (depth, kind) in depths.items()
-    ]
-    return *at_points, scratch("blocks", (MAX_THREADS, 2 * n * n * lanes), dtype)
+def _at_points(slot: str, tiles: Tiles, depth: int, dtype) -> np.ndarray:
+    """Memory for numbers at the points, so many for each tile of a group and for each thread."""
+    return scratch(slot, (MAX_THREADS, len(tiles.points) ** 2 * span(tiles, depth)), dtype)
+
+
+def _own(tiles: Tiles, v: np.ndarray, dm: np.ndarray, pairs: np.ndarray, lanes: int, dtype) -> Scratch:
+    """The scratch of all threads."""
+    window = scratch("blocks", (MAX_THREADS, 2 * len(tiles.points) ** 2 * lanes), dtype)
+    return Scratch(v, dm, pairs, _at_points("y", tiles, lanes, dtype), window)
 
 
 def convolve(before, x, w, b, padding, y_shape, behind, bfloat16):
@@ -596,12 +587,10 @@ def convolve(before, x, w, b, padding, y_shape, behind, bfloat16):
         tiles = tiles._replace(group=tiles.group // 2)  # every thread has two groups or more, if they are not too small
     depth, kind, lanes = c // 2 if bfloat16 else c, PAIR if bfloat16 else dtype, block.shape[1]
     bias, work = np.zeros(f, dtype) if b is None else b, len(x) * math.prod(y_shape) * r * r * c
-    u = packed(w, bfloat16).reshape(-1)
-    _forward(
-        work if len(x) > 1 else 0,
-        *(block, before, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape),
-        *_scratch(tiles, {"x": (depth, kind), "y": (lanes, dtype)}, lanes, dtype),
-    )
+    u, no_dm = packed(w, bfloat16).reshape(-1), np.empty((0, 0), dtype)
+    own = _own(tiles, _at_points("x", tiles, depth, kind), no_dm, no_dm, lanes, dtype)
+    given = before, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape, own
+    _forward(work if len(x) > 1 else 0, block, *given)
 
 
 def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, needs_dx, dx, bfloat16):
@@ -619,16 +608,11 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, needs_dx, 
         u = packed(swapped, bfloat16)
     splits = most_splits(n, tasks)  # each adds dy's pixels up, and one of these sums counts
     partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype)
-    *ours, windows = _scratch(tiles, {"x": (c, dtype), "dy": (f, dtype), "y": (lanes, dtype)}, lanes, dtype)
-    depth, pairs = f, ours[1]
-    if bfloat16:
-        depth = f // 2
-        pairs = _scratch(tiles, {"pairs": (depth, PAIR)}, lanes, dtype)[0]
-    _backward(
-        2 * n * math.prod(y_shape) * r * r * c,
-        *(block, behind, y_shape, before, x.reshape(-1), x.shape[1:], tiles, u.reshape(-1), partial, sums),
-        *(needs_dx, dx.reshape(-1), *ours, windows, depth, pairs),
-    )
+    depth, dm = f // 2 if bfloat16 else f, _at_points("dy", tiles, f, dtype)
+    pairs = _at_points("pairs", tiles, depth, PAIR) if bfloat16 else dm
+    own = _own(tiles, _at_points("x", tiles, c, dtype), dm, pairs, lanes, dtype)
+    given = behind, y_shape, before, x.reshape(-1), x.shape[1:], tiles, depth, u.reshape(-1), partial, sums
+    _backward(2 * n * math.prod(y_shape) * r * r * c, block, *given, needs_dx, dx.reshape(-1), own)
     halves = scratch("halves", (MAX_THREADS, points * r * lanes), dtype)
     du = scratch("du", (MAX_THREADS, points**2 * f), dtype)
     _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, du, halves)
