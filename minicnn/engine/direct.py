@@ -78,6 +78,14 @@ def forward_windows(x_shape: tuple[int, ...], window: Window, groups: int) -> Wi
     return Windows(hp, wp, c, top, left, offsets, down, right, oh, ow, runs, length, taps)
 
 
+class Scratch(NamedTuple):
+    """What a unit of work keeps of an image meanwhile, a row for each unit."""
+
+    x: np.ndarray  # the image in its frame of zeros
+    y: np.ndarray  # in forward y before a pool, in backward dy in its frame of zeros
+    rows: np.ndarray  # a block of sums of which not all lanes are real
+
+
 class Backward(NamedTuple):
     """How dx is gathered from a padded dy: one set of taps for each residue of the stride ('phase')."""
 
@@ -227,15 +235,13 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(
-    part, block, row, row_in, before, x, windows, panels, bias, behind, f, targets, frames, spills, owns, sums
-):
-    """Where a pool follows, an image's own result goes to `owns` and only its pooled one to y."""
+def _forward(part, block, row, row_in, before, x, windows, panels, bias, behind, f, targets, own, sums):
+    """Where a pool follows, an image's own result goes to memory of the task's and only its pooled one to y."""
     n, h, w, c = x.shape
-    tasks, flat_x, pixels, share = frames.shape[0], x.reshape(-1), windows.oh * windows.ow, f // panels.shape[0]
+    tasks, flat_x, pixels, share = own.x.shape[0], x.reshape(-1), windows.oh * windows.ow, f // panels.shape[0]
     like, like_in = zeros(x, row)[0], zeros(x, row_in)[0]
     for task in chunk(part, tasks):
-        frame = frames[task]
+        frame = own.x[task]
         frame[:] = 0
         for piece in share_of(PARTS, task, tasks):
             for image in chunk(piece, n):
@@ -244,9 +250,9 @@ def _forward(
                     pad_image(like_in, before, x, image, frame, windows.columns, windows.top, windows.left)
                     source, x0 = frame, 0
                 if behind.pool:
-                    y, y0 = owns[task], 0
+                    y, y0 = own.y[task], 0
                 _forward_image(
-                    *(block, source, x0, windows, panels, bias, behind.relu, y, y0, share, targets, spills[task])
+                    *(block, source, x0, windows, panels, bias, behind.relu, y, y0, share, targets, own.rows[task])
                 )
                 if behind.pool:
                     shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
@@ -267,12 +273,15 @@ def convolve(before, x, w, b, window, groups, behind, sums):
     bias = scratch("bias", (groups, count, 1, block.shape[1]), dtype)
     _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
     tasks = tasks_of_parts(len(x))
-    frames = scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype)
-    spills, owns = scratch("blocks", (tasks, ROWS * block.shape[1]), dtype), (tasks, size if behind.pool else 0)
+    own = Scratch(
+        scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype),
+        scratch("y", (tasks, size if behind.pool else 0), dtype),
+        scratch("blocks", (tasks, ROWS * block.shape[1]), dtype),
+    )
     _forward(
         len(x) * size * panels.shape[2] if len(x) > 1 else 0,
         *(block, one_row(f, dtype), _row_in(before, x, f), before, x, windows, panels, bias.reshape(-1), behind, f),
-        *(_pixels(windows.oh * windows.ow, f), frames, spills, scratch("y", owns, dtype), sums),
+        *(_pixels(windows.oh * windows.ow, f), own, sums),
     )
 
 
@@ -325,24 +334,7 @@ def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
 
 @parallel
 def _backward(
-    part,
-    block,
-    row,
-    row_in,
-    behind,
-    before,
-    x,
-    windows,
-    partial,
-    db,
-    frames,
-    needs_dx,
-    dx_block,
-    back,
-    transposed,
-    dx,
-    dys,
-    spills,
+    part, block, row, row_in, behind, before, x, windows, partial, db, needs_dx, dx_block, back, transposed, dx, own
 ):
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, w, c = x.shape
@@ -351,7 +343,7 @@ def _backward(
     flat_dx, f, like, number = dx.reshape(-1), back.channels, zeros(x, row)[0], zeros(behind.winner, row)[0]
     like_in = zeros(x, row_in)[0]
     for unit in chunk(part, tasks * splits):
-        task, split, frame, dy = unit // splits, unit % splits, frames[unit], dys[unit]
+        task, split, frame, dy = unit // splits, unit % splits, own.x[unit], own.y[unit]
         frame[:] = 0
         dy[:] = 0
         db[unit, :] = 0
@@ -364,7 +356,7 @@ def _backward(
             _backward_weights(block, frame, windows, dy, back, f // groups, partial[task], fresh, split, splits)
             if needs_dx and mine:
                 x0, c_share = image * h * w * c, c // groups
-                _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, spills[unit])
+                _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, own.rows[unit])
                 sums_of_image(like_in, before, x.reshape(-1), flat_dx, image, h * w, c)
 
 
@@ -450,9 +442,9 @@ def _backward_all(work, block, behind, before, x, w, windows, partial, sums, fra
     transposed = scratch("panels", panels, dtype)
     if needs_dx:
         pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
-    spills = scratch("blocks", (units, ROWS * dx_block.shape[1]), dtype)
+    own = Scratch(frames, dys, scratch("blocks", (units, ROWS * dx_block.shape[1]), dtype))
     _backward(
         2 * work,
-        *(block, one_row(f, dtype), _row_in(before, x, f), behind, before, x, windows, partial, sums, frames),
-        *(needs_dx, dx_block, back, transposed, dx, dys, spills),
+        *(block, one_row(f, dtype), _row_in(before, x, f), behind, before, x, windows, partial, sums),
+        *(needs_dx, dx_block, back, transposed, dx, own),
     )
