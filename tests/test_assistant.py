@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from test_engine import run
 from test_frozen import frozen, images, small
 from test_steps import OwnConv2D, assert_same_bits, networks, quick, using_threads
 
+from minicnn import Dense
 from minicnn.engine import assistant as module
 from minicnn.engine import interpreter, program, threads
 from minicnn.engine.assistant import Assistant
 from minicnn.engine.lanes import has_bfloat16
+from minicnn.network import Network
 
 several_threads = pytest.mark.skipif(threads.MAX_THREADS < 2, reason="one core: nobody could help")
 
@@ -229,6 +232,52 @@ def test_it_rests_where_it_is_of_little_use(awake, clock):
         served.trial.enter(module.ALONE)
     assert answer(awake, clock, 1e-4, 6e-5, 2 * few) == few
     assert served.trial.rest == module.SHORT_REST
+
+
+@several_threads
+def test_a_question_that_is_refused_does_not_change_how_long_another_took(awake, clock):
+    assistant, served = awake
+    assert assistant.joins(served)
+    clock[0] += 3e-4
+    assert not joins(assistant, served)
+    clock[0] += 1e-4
+    assistant.leaves()
+    assert served.trial.quickest[True] == pytest.approx(4e-4)
+
+
+@several_threads
+def test_where_no_thread_can_be_started_images_are_answered_without(monkeypatch, clock):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with using_threads(2):
+        assistant, served = Assistant(), Idle()
+        served.trial.enter(module.TOGETHER)
+        assert [joins(assistant, served) for _ in range(4)] == [False] * 4
+        assert not assistant._busy.locked()
+        assistant.end()
+
+
+@several_threads
+def test_it_keeps_no_program_that_it_no_longer_helps_with(clock):
+    with using_threads(2):
+        assistant, served = Assistant(), Idle()
+        served.trial.enter(module.TOGETHER)
+        assert [joins(assistant, served) for _ in range(2)] == [False, False]
+        assert served.helped.wait(60)
+        served.stay.set()
+        kept, end = weakref.ref(served), time.monotonic() + 60
+        del served
+        while kept() is not None and time.monotonic() < end:
+            time.sleep(0.001)
+        assert kept() is None
+        assistant.end()
+
+
+def test_a_program_with_little_to_do_has_no_help():
+    small = Network([Dense(3)], (4,), seed=0)
+    assert not frozen(small).steps[0].ready
 
 
 @several_threads

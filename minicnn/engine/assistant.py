@@ -5,11 +5,11 @@ begins before all of the operation before are done. Nobody waits for a thread th
 sleeps, or waits for a core that another process has, the caller does every piece itself. Who does a piece changes no bit.
 What little there is to do after the last large operation is not cut.
 
-To wake a thread takes as long as an image, so the assistant stays awake for half a millisecond, looking for the next one.
-Where several threads ask at once, or an image took much longer than another, for its core is wanted, it rests: a moment at
-first, twice as long where that soon happens again. It rests too where it is of little use: two cores that have no cache in
-common exchange what each has written more slowly than one alone computes it. So of some thousand images a few are answered
-without it, and their times compared.
+To wake a thread takes as long as an image, so the assistant stays awake, looking for the next one, for half a millisecond
+more than one takes. Where several threads ask at once, or an image took much longer than another, for its core is wanted, it
+rests: a moment at first, twice as long where that soon happens again. It rests too where it is of little use: two cores that
+have no cache in common exchange what each has written more slowly than one alone computes it. So of some thousand images a
+few are answered without it, and their times compared.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ IMAGES = (8, 8, 4000)
 WORTH = 0.9  # of its time alone that an image may take with help
 SHORT_REST = 0.01  # seconds, where it takes more; eight times as long each time that it does so again
 PATIENCE, LOOKS = 5e-4, 4e9  # seconds, beside an image's own, that it looks for the next; a look takes about a cycle
+LONGEST_IMAGE = 0.1  # seconds that it waits for an image to end
 
 
 @intrinsic
@@ -126,18 +127,20 @@ class Assistant:
         """Whether it is there for this program's next image, after which `leaves` must be called; `helps` says whether
         it helps with it, or looks how long it takes without."""
         now, trial = time.perf_counter(), program.trial
-        soon, self._began = now - self._ended < SOON, now
-        if not soon or self._ends or now < self._rests_until or now < trial.rests_until or threads.get_threads() == 1:
+        rests = self._ends or now < self._rests_until or now < trial.rests_until
+        if rests or now - self._ended > SOON or threads.get_threads() == 1:
             return False
         if not self._busy.acquire(blocking=False):
             self._rests(now)
             return False
-        self._trial, self.helps = trial, trial.phase != ALONE
+        self._began, self._trial, self.helps = now, trial, trial.phase != ALONE
         if self._program is program or not self.helps:
             return True
-        if self._program is None:
-            self._wake(program)
-        self._busy.release()
+        try:
+            if self._program is None:
+                self._wake(program)
+        finally:
+            self._busy.release()
         return False
 
     def leaves(self) -> None:
@@ -163,19 +166,25 @@ class Assistant:
 
     def _wake(self, program) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="minicnn's assistant", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name="minicnn's assistant", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there may be no more threads
+                self._ends = True
+                return
+            self._thread = thread
         self._next = program
         self._wanted.set()
 
     def _work(self) -> None:
-        while self._wanted.wait() and not self._ends:
-            program, self._next = self._next, None
+        while self._wanted.wait():
             self._wanted.clear()
-            if program is not None:
-                self._program = program
-                alone, _ = program.trial.quickest
-                program.help(int(LOOKS * (PATIENCE + min(alone, 1))))
+            if self._ends:
+                return
+            self._program, self._next = self._next, None
+            if self._program is not None:
+                alone, _ = self._program.trial.quickest
+                self._program.help(int(LOOKS * (PATIENCE + min(alone, LONGEST_IMAGE))))
                 self._program = None
 
     def end(self) -> None:

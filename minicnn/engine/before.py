@@ -79,7 +79,8 @@ def scaled_window(like, before, x, shape, image, row, column, points, k, pixels)
 
 @helper
 def sums_of_image(like, before, x, dx, image, pixels, c):
-    """Of an image's dx, come back through the ReLU: each channel's sum, and that of dx * (x - centre)."""
+    """Of an image's dx, come back through the ReLU: each channel's sum, and that of dx * (x - centre), into before.sums
+    where there is room; the bits of normalization.py's _sums_backward."""
     if before.sums.shape[1] == 0:
         return
     for k in range(0, c, len(like)):

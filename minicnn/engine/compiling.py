@@ -152,22 +152,25 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         stamp = self._impl.locator.get_source_stamp()
         self._cache_file = _CheckedFiles(self.cache_path, self._impl.filename_base, stamp)
-        self._mark = Path(self.cache_path, self._impl.filename_base + ".ahead")
+
+    def _mark(self, process: int) -> Path:
+        return Path(self.cache_path, f"{self._impl.filename_base}.{process}.ahead")
 
     @contextmanager
     def marked(self):
         """Says on the disk that this process, one of ahead.py, is compiling it."""
-        self._impl.locator.ensure_cache_path()
-        self._mark.write_text(str(os.getpid()))
-        yield
-        self._mark.unlink()
+        mark = self._mark(os.getpid())
+        with suppress(OSError):
+            self._impl.locator.ensure_cache_path()
+            mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
 
     def _is_being_made(self) -> bool:
         reap_ahead()
-        try:
-            return int(self._mark.read_text()) in _ahead_processes
-        except (OSError, ValueError):
-            return False
+        return any(self._mark(process).exists() for process in _ahead_processes)
 
     def load_overload(self, signature, context):
         end = time.monotonic() + LONGEST_WAIT

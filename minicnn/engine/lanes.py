@@ -621,7 +621,9 @@ def _add_inside(typing, array, at, step, first, count, block):
 
     def codegen(context, builder, signature, args):
         _, index, step, first, count, _ = args
-        nowhere = cgutils.alloca_once(builder, context.get_value_type(vector))
+        nowhere = cgutils.alloca_once(
+            builder, context.get_value_type(vector)
+        )  # where a row outside is added: no branch
         for i in range(block.count):
             number = ir.Constant(index.type, i)
             address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))

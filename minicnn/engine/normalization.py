@@ -2,8 +2,8 @@
 
 Faster because each pass reads x once, and beside a convolution some passes need not be: see Normalized and before.py. x is
 taken from the rounded mean before it is scaled, and what rounding took from the mean is in the shift, so that a large mean
-costs no digits there (nor where it is computed: see moments.py). In backward each image has its own sums, or of few images
-each of a fixed number of parts, and they are joined in order.
+costs no digits there (nor where it is computed: see moments.py). In backward the rows are dealt into shares, whose sums are
+joined in order: each of many images is one, and of few images, or of rows that are none, there is a fixed number.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def _line_forward(statistics, epsilon, gamma, beta, line):
 
 @kernel
 def _line_backward(sums, products, m, statistics, gamma, dbeta, dgamma, line):
-    """The gradients of beta and gamma from the parts' sums; and the layer's formula for dx, collected into one number
+    """The gradients of beta and gamma from the shares' sums; and the layer's formula for dx, collected into one number
     each for x and 1."""
-    (mean, _, inverse_std, totals, of_products), (parts, c) = statistics, sums.shape
+    (mean, _, inverse_std, totals, of_products), (shares, c) = statistics, sums.shape
     totals[:] = 0
     of_products[:] = 0
-    for part in range(parts):
+    for share in range(shares):
         for k in range(c):
-            totals[k] += sums[part, k]
-            of_products[k] += products[part, k]
+            totals[k] += sums[share, k]
+            of_products[k] += products[share, k]
     for k in range(c):
         total, off = totals[k], line[0, k] - mean[k]
         product = (of_products[k] + off * total) * inverse_std[k]
@@ -197,16 +197,16 @@ class BatchNorm(Step):
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)
         images = len(x) if self.then is not None and by_images(len(x)) else 0
-        sums = np.empty((2, images, c), x.dtype)
-        y = self._write(x, line.reshape(-1), sums, training)
+        sums_backward = np.empty((2, images, c), x.dtype)
+        y = self._write(x, line.reshape(-1), sums_backward, training)
         if training:
-            self.save_for_backward(x, self.winner(y), statistics, line, sums)
+            self.save_for_backward(x, self.winner(y), statistics, line, sums_backward)
         return y
 
-    def _write(self, x, line, sums, training):
+    def _write(self, x, line, sums_backward, training):
         """y, or x where the step behind makes y of it, and in backward the sums."""
         if self.then is not None:
-            self.then.carried = Before(True, self.relu, line, sums)
+            self.then.carried = Before(True, self.relu, line, sums_backward)
             return x
         c, y = x.shape[-1], self.y(x, training)
         given = MOVED * x.size, one_row(c, x.dtype)

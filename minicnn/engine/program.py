@@ -453,7 +453,7 @@ class Program(Layer):
         given = self.table, self.tables, self.packed, image.reshape(-1), NO_FLOATS[self.dtype]
         does.run_together(*given, self.values, self.owns[0], self.claims, True, y)
         self.help(patience=0)
-        self.ready = True
+        self.ready = self.claims[assistant.CUT] > 0
 
     def help(self, patience: int) -> None:
         """What an assistant does: see assistant.py."""
