@@ -101,14 +101,16 @@ class Trial:
     def count(self, now: float) -> None:
         """After each image."""
         self.left -= 1
-        if self.left == 0:
+        if self.left > 0:
+            return
+        if self.phase == COMPARED:
             alone, together = self.quickest
-            if self.phase == COMPARED and together > WORTH * alone:
+            if together > WORTH * alone:
                 self.rests_until, self.rest = now + self.rest, min(8 * self.rest, LONGEST)
                 self.enter(ALONE)
-            else:
-                self.rest = SHORT_REST if self.phase == COMPARED else self.rest
-                self.enter((self.phase + 1) % len(IMAGES))
+                return
+            self.rest = SHORT_REST
+        self.enter((self.phase + 1) % len(IMAGES))
 
 
 class Assistant:

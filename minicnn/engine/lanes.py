@@ -593,6 +593,12 @@ def _load_rows(typing, like, array, offsets, index):
     return block(like, array, offsets, types.intp), codegen
 
 
+def _inside_or(builder, elsewhere, address, first, i, count):
+    """The address, or one where nothing is at stake, unless 0 <= first + i < count: so there is no branch."""
+    inside = builder.icmp_unsigned("<", builder.add(first, i), count)  # a negative number is a huge one
+    return builder.select(inside, builder.bitcast(address, elsewhere.type), elsewhere)
+
+
 @intrinsic
 def _load_inside(typing, like, array, at, step, first, count, rows):
     block = types.UniTuple(like, rows.count)
@@ -605,10 +611,7 @@ def _load_inside(typing, like, array, at, step, first, count, rows):
         def row(i):
             number = ir.Constant(index.type, i)
             address = address_of(context, builder, array, args[1], builder.add(index, builder.mul(step, number)))
-            inside = builder.icmp_unsigned("<", builder.add(first, number), count)  # a negative number is a huge one
-            return _load(
-                context, builder, like, builder.select(inside, builder.bitcast(address, nothing.type), nothing)
-            )
+            return _load(context, builder, like, _inside_or(builder, nothing, address, first, number, count))
 
         return _each(builder, context.get_value_type(block), row)
 
@@ -621,14 +624,11 @@ def _add_inside(typing, array, at, step, first, count, block):
 
     def codegen(context, builder, signature, args):
         _, index, step, first, count, _ = args
-        nowhere = cgutils.alloca_once(
-            builder, context.get_value_type(vector)
-        )  # where a row outside is added: no branch
+        nowhere = cgutils.alloca_once(builder, context.get_value_type(vector))
         for i in range(block.count):
             number = ir.Constant(index.type, i)
             address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))
-            inside = builder.icmp_unsigned("<", builder.add(first, number), count)  # a negative number is a huge one
-            address = builder.select(inside, builder.bitcast(address, nowhere.type), nowhere)
+            address = _inside_or(builder, nowhere, address, first, number, count)
             total = builder.fadd(_load(context, builder, vector, address), builder.extract_value(args[5], i))
             _store(context, builder, vector, address, total)
         return context.get_dummy_value()

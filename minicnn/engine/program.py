@@ -432,7 +432,8 @@ class Program(Layer):
                 beside.leaves()
         else:
             told = self._ask_all(n, given, probabilities, y)
-            beside.left_out()
+            if n == 1:
+                beside.left_out()
         return y.reshape(n, *self.output_shape), not told & does.BAD_IMAGE, not told & does.BAD_OUTPUT
 
     def _ask_all(self, n: int, given: tuple, probabilities: bool, y: np.ndarray) -> int:
