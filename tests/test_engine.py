@@ -67,7 +67,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import ahead, compile, compiling, exponentials, lanes, threads, winograd
+from minicnn.engine import activations, ahead, compile, compiling, exponentials, lanes, threads, winograd
 from minicnn.engine.lanes import Block, best_block
 from minicnn.layers import sequence
 from minicnn.layers.windows import Window
@@ -1323,6 +1323,18 @@ def test_a_process_that_compiles_ahead_is_not_waited_for_and_leaves_no_zombie(mo
             os.waitpid(process, os.WNOHANG)
 
 
+def test_kernels_leave_a_core_to_each_process_that_compiles_ahead(monkeypatch):
+    trained()
+    used, x = [], np.zeros(threads.SMALL, np.float32)
+    monkeypatch.setattr(threads, "_start", used.append)
+    monkeypatch.setattr(threads, "MAX_THREADS", 4)
+    monkeypatch.setattr(threads, "_threads", 3)
+    for running in range(4):
+        monkeypatch.setattr(threads, "running_ahead", lambda running=running: running)
+        activations.relu_backward(x, x, x)
+    assert used == [3, 3, 2]  # and on one thread there is nothing to start
+
+
 class Mine(Dense):
     """A user's own layer."""
 
@@ -1357,7 +1369,7 @@ def test_threads_that_reap_at_once_are_not_in_each_others_way(monkeypatch):
             super().remove(process)  # as a second thread does
 
     monkeypatch.setattr(compiling, "_ahead_processes", Reaped([2**22 + 1]))  # nobody's child
-    compiling.reap_ahead()
+    compiling.running_ahead()
     assert compiling._ahead_processes == []
 
 
@@ -1368,7 +1380,7 @@ def test_a_kernel_that_another_process_compiles_is_waited_for_while_that_process
     with cache.marked(), cache.marked():  # for arrays of two types at once
         assert not cache._is_being_made()  # by no process that was started here
         monkeypatch.setattr(compiling, "_ahead_processes", [os.getpid()])
-        monkeypatch.setattr(compiling, "reap_ahead", lambda: None)
+        monkeypatch.setattr(compiling, "running_ahead", lambda: 1)
         monkeypatch.setattr(compiling, "LONGEST_WAIT", 0.05)
         began = time.monotonic()
         assert cache.load_overload(None, None) is None

@@ -10,7 +10,6 @@ not there in time is compiled as usual.
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from minicnn.parameters import Parameters
 def compile_ahead(text: str, part: int, parts: int) -> None:
     """Compile every `parts`-th kernel, and in the end what predictions need."""
     compiling.Announcer.said = compiling.Announcer.helped = True
-    os.nice(10)  # a container may have fewer cores than it shows: then the process that waits goes first
     described, input_shape, bfloat16 = json.loads(text)
     network = [construct_layer(item, LAYERS, "layers") for item in described]
     parameters = Parameters()

@@ -169,7 +169,7 @@ class KernelCache(FunctionCache):
             mark.unlink(missing_ok=True)
 
     def _is_being_made(self) -> bool:
-        reap_ahead()
+        running_ahead()
         return any(self._mark(process).exists() for process in _ahead_processes)
 
     def load_overload(self, signature, context):
@@ -245,8 +245,8 @@ def _start_ahead() -> None:
         _ahead_processes.append(started)
 
 
-def reap_ahead() -> None:
-    """Ask whether those processes have ended, for until somebody asks, the system keeps a zombie; waits for nothing."""
+def running_ahead() -> int:
+    """How many of those processes have not ended; until somebody asks, the system keeps what has ended as a zombie."""
     for process in _ahead_processes[:]:
         try:
             ended, _ = os.waitpid(process, os.WNOHANG)
@@ -255,6 +255,7 @@ def reap_ahead() -> None:
         if ended:
             with suppress(ValueError):  # another thread was here
                 _ahead_processes.remove(process)
+    return len(_ahead_processes)
 
 
 class Announcer(event.Listener):
