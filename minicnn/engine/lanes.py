@@ -149,6 +149,13 @@ def _splat(builder, llvm_type, scalar):
     return builder.shuffle_vector(first, undefined, mask)
 
 
+def _all(context, builder, vector, kind, number):
+    """A vector, all of one number of another kind; or what is one already."""
+    if kind == vector:
+        return number
+    return _splat(builder, context.get_value_type(vector), context.cast(builder, number, kind, vector.dtype))
+
+
 def _fused(context, builder, vector, a, b, c):
     llvm_type = context.get_value_type(vector)
     kind = ir.FunctionType(llvm_type, [llvm_type] * 3)
@@ -217,30 +224,7 @@ def _zeros(typing, array, block):
 
 @intrinsic
 def _fill(typing, like, number):
-    def codegen(context, builder, signature, args):
-        scalar = context.cast(builder, args[1], number, like.dtype)
-        return _splat(builder, context.get_value_type(like), scalar)
-
-    return like(like, number), codegen
-
-
-@intrinsic
-def _load_vector(typing, like, array, index):
-    vector = _VectorType(array.dtype, like.lanes)
-
-    def codegen(context, builder, signature, args):
-        return _load(context, builder, vector, address_of(context, builder, array, args[1], args[2]))
-
-    return vector(like, array, types.intp), codegen
-
-
-@intrinsic
-def _store_vector(typing, array, index, vector):
-    def codegen(context, builder, signature, args):
-        _store(context, builder, vector, address_of(context, builder, array, args[0], args[1]), args[2])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, vector), codegen
+    return like(like, number), lambda context, builder, signature, args: _all(context, builder, like, number, args[1])
 
 
 def _ask(builder, address):
@@ -266,37 +250,63 @@ def _prefetch(typing, array, index):
     return types.void(array, types.intp), codegen
 
 
-@intrinsic
-def _load_prefetching(typing, like, array, index):
-    vector = _VectorType(array.dtype, like.lanes)
+def _loading(prefetching):
+    @intrinsic
+    def load(typing, like, array, index):
+        vector = _VectorType(array.dtype, like.lanes)
 
-    def codegen(context, builder, signature, args):
-        address = address_of(context, builder, array, args[1], args[2])
-        _ask_ahead(builder, vector, address)
-        return _load(context, builder, vector, address)
+        def codegen(context, builder, signature, args):
+            address = address_of(context, builder, array, args[1], args[2])
+            if prefetching:
+                _ask_ahead(builder, vector, address)
+            return _load(context, builder, vector, address)
 
-    return vector(like, array, types.intp), codegen
+        return vector(like, array, types.intp), codegen
+
+    return load
 
 
-@intrinsic
-def _store_prefetching(typing, array, index, vector):
-    def codegen(context, builder, signature, args):
-        address = address_of(context, builder, array, args[0], args[1])
-        _ask_ahead(builder, vector, address)
-        _store(context, builder, vector, address, args[2])
-        return context.get_dummy_value()
+def _storing(prefetching):
+    @intrinsic
+    def store(typing, array, index, vector):
+        def codegen(context, builder, signature, args):
+            address = address_of(context, builder, array, args[0], args[1])
+            if prefetching:
+                _ask_ahead(builder, vector, address)
+            _store(context, builder, vector, address, args[2])
+            return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), codegen
+        return types.void(array, types.intp, vector), codegen
+
+    return store
+
+
+def _storing_rows(prefetching):
+    @intrinsic
+    def store_rows(typing, array, offsets, index, block):
+        def codegen(context, builder, signature, args):
+            for i in range(block.count):
+                index = builder.add(builder.extract_value(args[1], i), args[2])
+                address = address_of(context, builder, array, args[0], index)
+                if prefetching:
+                    _ask_ahead(builder, block.dtype, address)
+                _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
+            return context.get_dummy_value()
+
+        return types.void(array, offsets, types.intp, block), codegen
+
+    return store_rows
+
+
+_load_vector, _load_prefetching = _loading(False), _loading(True)
+_store_vector, _store_prefetching = _storing(False), _storing(True)
+_store_rows, _store_rows_prefetching = _storing_rows(False), _storing_rows(True)
 
 
 @intrinsic
 def _fma(typing, scalar, vector, sums):
     def codegen(context, builder, signature, args):
-        factor = args[0]
-        if scalar != sums:
-            number = context.cast(builder, factor, scalar, sums.dtype)
-            factor = _splat(builder, context.get_value_type(sums), number)
-        return _fused(context, builder, sums, factor, args[1], args[2])
+        return _fused(context, builder, sums, _all(context, builder, sums, scalar, args[0]), args[1], args[2])
 
     return sums(scalar, sums, sums), codegen
 
@@ -314,11 +324,7 @@ def _minus(typing, a, b):
 @intrinsic
 def _times(typing, factor, vector):
     def codegen(context, builder, signature, args):
-        factors = args[0]
-        if factor != vector:
-            number = context.cast(builder, factors, factor, vector.dtype)
-            factors = _splat(builder, context.get_value_type(vector), number)
-        return builder.fmul(factors, args[1])
+        return builder.fmul(_all(context, builder, vector, factor, args[0]), args[1])
 
     return vector(factor, vector), codegen
 
@@ -438,8 +444,7 @@ def _larger(typing, vector, best, here, indices):
         v, b, index, old = args
         wins = builder.fcmp_unordered(">", v, b)
         wins = builder.and_(wins, builder.fcmp_ordered("==", b, b))
-        number = context.cast(builder, index, here, indices.dtype)
-        new = _splat(builder, context.get_value_type(indices), number)
+        new = _all(context, builder, indices, here, index)
         return context.make_tuple(builder, both, (builder.select(wins, v, b), builder.select(wins, new, old)))
 
     return both(vector, best, here, indices), codegen
@@ -448,8 +453,7 @@ def _larger(typing, vector, best, here, indices):
 @intrinsic
 def _only_where(typing, indices, here, vector):
     def codegen(context, builder, signature, args):
-        number = context.cast(builder, args[1], here, indices.dtype)
-        same = builder.icmp_unsigned("==", args[0], _splat(builder, context.get_value_type(indices), number))
+        same = builder.icmp_unsigned("==", args[0], _all(context, builder, indices, here, args[1]))
         return builder.select(same, args[2], ir.Constant(context.get_value_type(vector), None))
 
     return vector(indices, here, vector), codegen
@@ -460,7 +464,7 @@ def _clamp(typing, vector, low, high):
     def codegen(context, builder, signature, args):
         v = args[0]
         for beyond, end, kind in ("<", args[1], low), (">", args[2], high):
-            end = _splat(builder, v.type, context.cast(builder, end, kind, vector.dtype))
+            end = _all(context, builder, vector, kind, end)
             v = builder.select(builder.fcmp_ordered(beyond, v, end), end, v)
         return v
 
@@ -546,37 +550,34 @@ def _transpose(typing, block):
     return block(block), codegen
 
 
-@intrinsic
-def _gather(typing, table, first, count, rows):
+def _clipped(kind, rows, make):
+    """A tuple of make(of, index) for the indices first, first + 1, .., none of them beyond count - 1."""
     offsets = types.UniTuple(types.intp, rows.count)
 
     def codegen(context, builder, signature, args):
-        last = builder.sub(args[2], ir.Constant(args[2].type, 1))
+        of, first, count, _ = args
+        last = builder.sub(count, ir.Constant(count.type, 1))
 
         def offset(i):
-            index = builder.add(args[1], ir.Constant(args[1].type, i))
-            index = builder.select(builder.icmp_signed("<", index, last), index, last)
-            return builder.load(address_of(context, builder, table, args[0], index))
+            index = builder.add(first, ir.Constant(first.type, i))
+            return make(context, builder, of, builder.select(builder.icmp_signed("<", index, last), index, last))
 
         return _each(builder, context.get_value_type(offsets), offset)
 
-    return offsets(table, types.intp, types.intp, rows), codegen
+    return offsets(kind, types.intp, types.intp, rows), codegen
+
+
+@intrinsic
+def _gather(typing, table, first, count, rows):
+    def entry(context, builder, numbers, index):
+        return builder.load(address_of(context, builder, table, numbers, index))
+
+    return _clipped(table, rows, entry)
 
 
 @intrinsic
 def _strided(typing, step, first, count, rows):
-    offsets = types.UniTuple(types.intp, rows.count)
-
-    def codegen(context, builder, signature, args):
-        last = builder.sub(args[2], ir.Constant(args[2].type, 1))
-
-        def offset(i):
-            index = builder.add(args[1], ir.Constant(args[1].type, i))
-            return builder.mul(args[0], builder.select(builder.icmp_signed("<", index, last), index, last))
-
-        return _each(builder, context.get_value_type(offsets), offset)
-
-    return offsets(types.intp, types.intp, types.intp, rows), codegen
+    return _clipped(types.intp, rows, lambda context, builder, step, index: builder.mul(step, index))
 
 
 @intrinsic
@@ -634,31 +635,6 @@ def _add_inside(typing, array, at, step, first, count, block):
         return context.get_dummy_value()
 
     return types.void(array, *[types.intp] * 4, block), codegen
-
-
-@intrinsic
-def _store_rows(typing, array, offsets, index, block):
-    def codegen(context, builder, signature, args):
-        for i in range(block.count):
-            index = builder.add(builder.extract_value(args[1], i), args[2])
-            address = address_of(context, builder, array, args[0], index)
-            _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
-        return context.get_dummy_value()
-
-    return types.void(array, offsets, types.intp, block), codegen
-
-
-@intrinsic
-def _store_rows_prefetching(typing, array, offsets, index, block):
-    def codegen(context, builder, signature, args):
-        for i in range(block.count):
-            index = builder.add(builder.extract_value(args[1], i), args[2])
-            address = address_of(context, builder, array, args[0], index)
-            _ask_ahead(builder, block.dtype, address)
-            _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
-        return context.get_dummy_value()
-
-    return types.void(array, offsets, types.intp, block), codegen
 
 
 @intrinsic
