@@ -44,9 +44,9 @@ class Convolution(Step):
         window, dx = layer.window, self.dx(x.shape, x.dtype)
         if self.takes_winograd() and len(x) > 0:
             given = behind, layer.output_shape, before, x, w, dw, db, window.padding
-            winograd.convolve_backward(*given, self.needs_dx, dx, self._low())
+            winograd.convolve_backward(*given, dx, self._low())
         else:
-            direct.convolve_backward(behind, before, x, w, dw, db, window, layer.groups, self.needs_dx, dx)
+            direct.convolve_backward(behind, before, x, w, dw, db, window, layer.groups, dx)
         return dx
 
     def takes_before(self) -> bool:

@@ -33,7 +33,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.moments import moments_of_images, not_asked_for
-from minicnn.engine.products import panel_block, weights_block
+from minicnn.engine.products import Sums, panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
@@ -177,15 +177,13 @@ def _backward_pixels_3x3(block, dy, back, w, dx, dx0, h, width):
 
 
 @parallel
-def _backward(
-    part, block, dx_block, behind, before, x, w, windows, back, frames, dys, needs_dx, together, dx, dws, dbs
-):
+def _backward(part, block, dx_block, behind, before, x, w, windows, back, together, sums, dx, frames, dys):
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, width, c = x.shape
-    tasks, like, number, flat_dx = dws.shape[0], zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
-    splits = dbs.shape[0] // max(tasks, 1)
+    tasks, like, number, flat_dx = len(sums.dw), zeros(x, block)[0], zeros(behind.winner, block)[0], dx.reshape(-1)
+    splits = len(sums.db) // max(tasks, 1)
     for unit in chunk(part, tasks * splits):
-        task, split, frame, dy, db = unit // splits, unit % splits, frames[unit], dys[unit], dbs[unit]
+        task, split, frame, dy, db = unit // splits, unit % splits, frames[unit], dys[unit], sums.db[unit]
         frame[:] = 0
         dy[:] = 0
         db[:] = 0
@@ -195,8 +193,8 @@ def _backward(
             pad_image(like, before, x, image, frame, windows.columns, windows.top, windows.left)
             shape = windows.oh, windows.ow, c
             pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db)
-            _backward_weights(block, frame, windows, dy, back, dws[task], fresh, split, splits)
-            if needs_dx and mine:
+            _backward_weights(block, frame, windows, dy, back, sums.dw[task], fresh, split, splits)
+            if mine and dx.size:
                 if together:
                     _backward_pixels_3x3(dx_block, dy, back, w, flat_dx, image * h * width * c, h, width)
                 else:
@@ -250,17 +248,16 @@ class Depthwise(Step):
         splits = most_splits(len(x), tasks)
         frames = scratch("x", (tasks * splits, windows.rows * windows.columns * c), dtype)
         dys = scratch("dy", (tasks * splits, back.rows * back.columns * c), dtype)
-        dws, dbs = scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks * splits, c), dtype)
+        sums = Sums(scratch("dw", (tasks, *w.shape), dtype), scratch("db", (tasks * splits, c), dtype))
         lanes = one_row(c, dtype).shape[1]
         block = Block(weights_block(len(w), c, dtype).shape[0], lanes)
         together = side_by_side(layer.window, x.shape[2], dtype)
         dx_block = Block(together or panel_block(c, dtype, ROWS).shape[0], lanes)
         _backward(
             2 * y.size * len(w),
-            *(block, dx_block, behind, before, x, w, windows, back, frames, dys),
-            *(self.needs_dx, together > 0, dx, dws, dbs),
+            *(block, dx_block, behind, before, x, w, windows, back, together > 0, sums, dx, frames, dys),
         )
-        layer.w.grad[..., 0] = dws.sum(axis=0).reshape(layer.w.shape[:3])
+        layer.w.grad[..., 0] = sums.dw.sum(axis=0).reshape(layer.w.shape[:3])
         if layer.use_bias:
-            layer.b.grad[...] = dbs[::splits].sum(axis=0)
+            layer.b.grad[...] = sums.db[::splits].sum(axis=0)
         return dx

@@ -35,7 +35,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.moments import moments_of_images
-from minicnn.engine.products import outer_product, panel_block, rows_by_panel, weights_block
+from minicnn.engine.products import Sums, outer_product, panel_block, rows_by_panel, weights_block
 from minicnn.engine.threads import MOVED, PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
 
@@ -76,6 +76,15 @@ def forward_windows(x_shape: tuple[int, ...], window: Window, groups: int) -> Wi
     if dilation[1] == 1 and groups == 1:
         runs, length = np.ascontiguousarray(pixels[:, 0]), kw * c
     return Windows(hp, wp, c, top, left, offsets, down, right, oh, ow, runs, length, taps)
+
+
+class Blocks(NamedTuple):
+    """How many rows and lanes a kernel's blocks have: see lanes.Block."""
+
+    sums: np.dtype  # of y in forward, of dw in backward
+    dx: np.dtype
+    row: np.dtype  # of y's channels
+    row_in: np.dtype  # of x's channels
 
 
 class Scratch(NamedTuple):
@@ -235,11 +244,11 @@ def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, tar
 
 
 @parallel
-def _forward(part, block, row, row_in, before, x, windows, panels, bias, behind, f, targets, own, sums):
+def _forward(part, blocks, before, x, windows, panels, bias, behind, f, targets, own, sums):
     """Where a pool follows, an image's own result goes to memory of the task's and only its pooled one to y."""
     n, h, w, c = x.shape
     tasks, flat_x, pixels, share = own.x.shape[0], x.reshape(-1), windows.oh * windows.ow, f // panels.shape[0]
-    like, like_in = zeros(x, row)[0], zeros(x, row_in)[0]
+    like, like_in = zeros(x, blocks.row)[0], zeros(x, blocks.row_in)[0]
     for task in chunk(part, tasks):
         frame = own.x[task]
         frame[:] = 0
@@ -252,11 +261,12 @@ def _forward(part, block, row, row_in, before, x, windows, panels, bias, behind,
                 if behind.pool:
                     y, y0 = own.y[task], 0
                 _forward_image(
-                    *(block, source, x0, windows, panels, bias, behind.relu, y, y0, share, targets, own.rows[task])
+                    *(blocks.sums, source, x0, windows, panels, bias),
+                    *(behind.relu, y, y0, share, targets, own.rows[task]),
                 )
                 if behind.pool:
                     shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
-                    pool_image(row, y, shape, behind.y, behind.winner, y0)
+                    pool_image(blocks.row, y, shape, behind.y, behind.winner, y0)
             moments_of_images(like, piece, n, pixels, behind.y, sums)
 
 
@@ -280,14 +290,14 @@ def convolve(before, x, w, b, window, groups, behind, sums):
     )
     _forward(
         len(x) * size * panels.shape[2] if len(x) > 1 else 0,
-        *(block, one_row(f, dtype), _row_in(before, x, f), before, x, windows, panels, bias.reshape(-1), behind, f),
+        *(_blocks(block, block, before, x, f), before, x, windows, panels, bias.reshape(-1), behind, f),
         *(_pixels(windows.oh * windows.ow, f), own, sums),
     )
 
 
-def _row_in(before, x, f):
-    """A row for x's channels; where it is not needed y's, so that no kernel is compiled for it alone."""
-    return one_row(x.shape[3] if before.norm else f, x.dtype)
+def _blocks(sums, dx, before, x, f) -> Blocks:
+    """Where a row of x's channels is not needed it is y's, so that no kernel is compiled for it alone."""
+    return Blocks(sums, dx, one_row(f, x.dtype), one_row(x.shape[3] if before.norm else f, x.dtype))
 
 
 @lru_cache(maxsize=256)
@@ -333,59 +343,57 @@ def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
 
 
 @parallel
-def _backward(
-    part, block, row, row_in, behind, before, x, windows, partial, db, needs_dx, dx_block, back, transposed, dx, own
-):
+def _backward(part, blocks, behind, before, x, windows, back, transposed, sums, dx, own):
     """A unit of work is a task, some of the images, and one of `splits` shares of its dw, and of the images' dx."""
     n, h, w, c = x.shape
-    tasks, groups = partial.shape[:2]
-    splits = db.shape[0] // max(tasks, 1)
-    flat_dx, f, like, number = dx.reshape(-1), back.channels, zeros(x, row)[0], zeros(behind.winner, row)[0]
-    like_in = zeros(x, row_in)[0]
+    tasks, groups = sums.dw.shape[:2]
+    splits = sums.db.shape[0] // max(tasks, 1)
+    flat_dx, f, like_in = dx.reshape(-1), back.channels, zeros(x, blocks.row_in)[0]
+    like, number = zeros(x, blocks.row)[0], zeros(behind.winner, blocks.row)[0]
     for unit in chunk(part, tasks * splits):
         task, split, frame, dy = unit // splits, unit % splits, own.x[unit], own.y[unit]
         frame[:] = 0
         dy[:] = 0
-        db[unit, :] = 0
+        sums.db[unit, :] = 0
         images = share_of(n, task, tasks)
         for image in images:
             fresh, mine = image == images.start, image % splits == split
             pad_image(like_in, before, x, image, frame, windows.columns, windows.top, windows.left)
             shape = windows.oh, windows.ow, f
-            pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, db[unit])
-            _backward_weights(block, frame, windows, dy, back, f // groups, partial[task], fresh, split, splits)
-            if needs_dx and mine:
+            pad_gated(like, number, behind, image, shape, dy, back.columns, back.top, back.left, sums.db[unit])
+            _backward_weights(blocks.sums, frame, windows, dy, back, f // groups, sums.dw[task], fresh, split, splits)
+            if mine and dx.size:
                 x0, c_share = image * h * w * c, c // groups
-                _backward_pixels(dx_block, dy, back, transposed, f // groups, flat_dx, x0, c_share, own.rows[unit])
+                _backward_pixels(blocks.dx, dy, back, transposed, f // groups, flat_dx, x0, c_share, own.rows[unit])
                 sums_of_image(like_in, before, x.reshape(-1), flat_dx, image, h * w, c)
 
 
 @parallel
-def _backward_weights_alone(part, block, row_in, behind, before, x, windows, f, partial, db, frames):
+def _backward_weights_alone(part, blocks, behind, before, x, windows, sums, frames):
     """dw and db where nobody needs dx: every image's dy is read once, and goes straight into the outer products."""
-    n, oh, ow = x.shape[0], windows.oh, windows.ow
-    tasks, _, count, rows, lanes = partial.shape
+    n, f, oh, ow = x.shape[0], sums.db.shape[1], windows.oh, windows.ow
+    tasks, _, count, rows, lanes = sums.dw.shape
     for task in chunk(part, tasks):
-        frame, flat, like = frames[task], partial[task].reshape(-1), zeros(x, block)
-        number, like_in = zeros(behind.winner, block)[0], zeros(x, row_in)[0]
+        frame, flat, like = frames[task], sums.dw[task].reshape(-1), zeros(x, blocks.sums)
+        number, like_in, db = zeros(behind.winner, blocks.sums)[0], zeros(x, blocks.row_in)[0], sums.db[task]
         frame[:] = 0
         flat[:] = 0
-        db[task, :] = 0
+        db[:] = 0
         for image in share_of(n, task, tasks):
             pad_image(like_in, before, x, image, frame, windows.columns, windows.top, windows.left)
             for p in range(count):
                 for k in range(0, rows, len(like)):
                     taps, targets = gather(windows.taps, k, rows, like), strided(lanes, k, rows, like)
-                    total = load(like[0], db[task], p * lanes)
-                    sums = load_rows(like[0], flat, targets, p * rows * lanes)
+                    total = load(like[0], db, p * lanes)
+                    block = load_rows(like[0], flat, targets, p * rows * lanes)
                     for i in range(oh):
                         for j in range(ow):
                             v = dy_at(like[0], number, behind, image * oh + i, j, ow, f, p * lanes)
                             total = total + v
-                            sums = multiply_add(frame, taps, i * windows.down + j * windows.right, v, sums)
-                    store_rows(flat, targets, p * rows * lanes, sums)
+                            block = multiply_add(frame, taps, i * windows.down + j * windows.right, v, block)
+                    store_rows(flat, targets, p * rows * lanes, block)
                     if k == 0:
-                        store(db[task], p * lanes, total)
+                        store(db, p * lanes, total)
 
 
 @parallel
@@ -404,47 +412,40 @@ def _reduce(part, partial, dw):
                         row[l] += partial[task, g, p, k, l]
 
 
-def convolve_backward(behind, before, x, w, dw, db, window, groups, needs_dx, dx):
-    """dx, dw and db, for any convolution."""
+def convolve_backward(behind, before, x, w, dw, db, window, groups, dx):
+    """dx, where there is memory for it, dw and db, for any convolution."""
     kh, kw, c, f = w.shape
-    dtype, rows = x.dtype, kh * kw * c
+    dtype, rows, needs_dx = x.dtype, kh * kw * c, dx.size > 0
     windows = forward_windows(x.shape[1:], window, groups)
     block = weights_block(rows, f, dtype)
     alone = not needs_dx and groups == 1 and f % block.shape[1] == 0
     alone = alone and not (behind.norm and rows > block.shape[0])  # norm's dx is made anew for each block of dw's rows
     if not alone:
         block = panel_block(f // groups, dtype, DW_ROWS)
+    blocks = _blocks(block, panel_block(c, dtype, ROWS) if needs_dx else block, before, x, f)
     tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
-    partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
     splits = 1 if alone else most_splits(len(x), tasks)
-    sums = scratch("db", (tasks * splits, f), dtype)
+    partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
+    sums = Sums(partial, scratch("db", (tasks * splits, f), dtype))
     frames = scratch("x", (tasks * splits, windows.rows * windows.columns * x.shape[3]), dtype)
     work = len(x) * windows.oh * windows.ow * f * rows
     if alone:
-        _backward_weights_alone(
-            work, block, _row_in(before, x, f), behind, before, x, windows, f, partial, sums, frames
-        )
+        _backward_weights_alone(work, blocks, behind, before, x, windows, sums, frames)
     else:
-        _backward_all(work, block, behind, before, x, w, windows, partial, sums, frames, needs_dx, dx, window)
+        _backward_all(work, blocks, behind, before, x, w, windows, sums, frames, dx, window)
     _reduce(MOVED * partial.size, partial, dw.reshape(rows, f))
     if db is not None:
-        db[...] = sums[::splits].sum(axis=0)
+        db[...] = sums.db[::splits].sum(axis=0)
 
 
-def _backward_all(work, block, behind, before, x, w, windows, partial, sums, frames, needs_dx, dx, window):
+def _backward_all(work, blocks, behind, before, x, w, windows, sums, frames, dx, window):
     """Both products of an image run while it is in the cache."""
-    (kh, kw, c, f), dtype, units, groups = w.shape, x.dtype, len(sums), partial.shape[1]
-    back = backward_windows(x.shape[1:], (windows.oh, windows.ow, f), window)
-    dx_block = panel_block(c, dtype, ROWS) if needs_dx else block
+    (kh, kw, c, f), dtype, units, groups = w.shape, x.dtype, len(sums.db), sums.dw.shape[1]
+    back, lanes = backward_windows(x.shape[1:], (windows.oh, windows.ow, f), window), blocks.dx.shape[1]
     # a vector may reach past the last pixel
-    dys = scratch("dy", (units, back.rows * back.columns * f + block.shape[1]), dtype)
-    panels = groups, -(-c // dx_block.shape[1]), len(back.taps) * (f // groups), dx_block.shape[1]
-    transposed = scratch("panels", panels, dtype)
-    if needs_dx:
+    dys = scratch("dy", (units, back.rows * back.columns * f + blocks.sums.shape[1]), dtype)
+    transposed = scratch("panels", (groups, -(-c // lanes), len(back.taps) * (f // groups), lanes), dtype)
+    if dx.size:
         pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
-    own = Scratch(frames, dys, scratch("blocks", (units, ROWS * dx_block.shape[1]), dtype))
-    _backward(
-        2 * work,
-        *(block, one_row(f, dtype), _row_in(before, x, f), behind, before, x, windows, partial, sums),
-        *(needs_dx, dx_block, back, transposed, dx, own),
-    )
+    own = Scratch(frames, dys, scratch("blocks", (units, ROWS * lanes), dtype))
+    _backward(2 * work, blocks, behind, before, x, windows, back, transposed, sums, dx, own)

@@ -6,6 +6,8 @@ many multiplications: a row of 8 x 32 sums takes one vector and eight factors, a
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from minicnn.engine.compiling import helper
@@ -24,6 +26,13 @@ def weights_block(rows: int, outputs: int, dtype) -> np.dtype:
     lanes = panel_block(outputs, dtype, 1).shape[1]
     most = 10 if best_block(dtype).shape[0] == 8 else 4
     return Block(-(-rows // -(-rows // most)), lanes)
+
+
+class Sums(NamedTuple):
+    """What the tasks of a convolution's backward add up, each its own; they are joined in the order of the tasks."""
+
+    dw: np.ndarray  # (tasks, ..)
+    db: np.ndarray  # (tasks * splits, f), of which each task's first counts: each split of a task adds all of its dy up
 
 
 @helper

@@ -56,7 +56,7 @@ from minicnn.engine.lanes import (
     zeros,
 )
 from minicnn.engine.memory import scratch
-from minicnn.engine.products import outer_product, rows_by_panel
+from minicnn.engine.products import Sums, outer_product, rows_by_panel
 from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, most_splits, parallel, share_of
 
 SIZE = 4  # of a tile: rows and columns of outputs
@@ -489,9 +489,15 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 
 
 @parallel
-def _forward(part, block, before, x, shape, tiles, depth, u, bias, behind, y_shape, own):
-    c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
-    total, thread = x.size // (shape[0] * shape[1] * c) * tiles.rows * tiles.columns, get_thread_id()
+def _forward(part, block, before, x, tiles, u, bias, behind, y_shape, own):
+    (n, h, w, c), f, parts, depth = x.shape, y_shape[2], len(tiles.points) ** 2, u.shape[2]
+    total, thread, shape, x, u = (
+        n * tiles.rows * tiles.columns,
+        get_thread_id(),
+        (h, w, c),
+        x.reshape(-1),
+        u.reshape(-1),
+    )
     v, m, window = own.v[thread], own.m[thread], own.window[thread]
     like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
     for group in chunk(part, (total + tiles.group - 1) // tiles.group):
@@ -506,19 +512,18 @@ def _forward(part, block, before, x, shape, tiles, depth, u, bias, behind, y_sha
 
 
 @parallel
-def _backward(part, block, behind, y_shape, before, x, shape, tiles, depth, u, partial, db, needs_dx, dx, own):
+def _backward(part, block, behind, y_shape, before, x, tiles, u, sums, dx, own):
     """A unit of work is a task, some of the images, and one of `splits` shares of what comes of them: of dw some of the
     points, of dx some of the images. Both are summed in the same order whatever the shares.
     """
-    c, f, parts = shape[2], y_shape[2], len(tiles.points) ** 2
-    tasks, n = partial.shape[0], x.size // (shape[0] * shape[1] * c)
-    splits = db.shape[0] // max(tasks, 1)
+    (n, h, w, c), f, parts, depth, tasks = x.shape, y_shape[2], len(tiles.points) ** 2, u.shape[2], len(sums.dw)
+    splits, shape, x, u, dx = len(sums.db) // max(tasks, 1), (h, w, c), x.reshape(-1), u.reshape(-1), dx.reshape(-1)
     for unit in chunk(part, tasks * splits):
         task, split, thread = unit // splits, unit % splits, get_thread_id()
         v, dm, pairs, dv = own.v[thread], own.dm[thread], own.pairs[thread], own.m[thread]
-        window, du = own.window[thread], partial[task]
+        window, du, db = own.window[thread], sums.dw[task], sums.db[unit]
         like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
-        db[unit, :] = 0
+        db[:] = 0
         images, some, of_image = share_of(n, task, tasks), share_of(parts, split, splits), tiles.rows * tiles.columns
         for share in range(splits):
             its = share_of(len(images), share, splits)
@@ -526,20 +531,20 @@ def _backward(part, block, behind, y_shape, before, x, shape, tiles, depth, u, p
             for first in range(start, end, tiles.group):
                 count = min(tiles.group, end - first)
                 gather_pixels(like, before, x, shape, tiles, first, count, c, v, window)
-                gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs, db[unit], window)
+                gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs, db, window)
                 after, rest = first + count, 0 if behind.pool else tiles.group
                 x_later = region(x, shape, tiles, after, tiles.group, 0, c)
                 dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
                 y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
                 fresh = share == 0 and first == start
                 add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_later, dy_later, y_later)
-                if needs_dx and share == split:
+                if dx.size and share == split:
                     for p in range(0, c, len(like)):
                         soon = region(dx, shape, tiles, first, count, p, len(like))
                         times_panel(block, tiles, pairs, depth, u, p * parts * depth, count, dv, soon, soon)
                         scatter_dx(like, dv, dx, shape, p, tiles, first, count, window)
                     for image in range(first // of_image, (first + count) // of_image):
-                        sums_of_image(like, before, x, dx, image, shape[0] * shape[1], c)
+                        sums_of_image(like, before, x, dx, image, h * w, c)
 
 
 def _block(c: int, f: int, dtype) -> np.dtype:
@@ -565,7 +570,9 @@ def packed(w, bfloat16) -> np.ndarray:
     u = scratch("panels", (f // lanes, points**2, c, lanes), w.dtype)
     halves = scratch("halves", (PARTS, r * lanes), w.dtype)
     _transform_weights(8 * u.size, block, weight_transform(r, w.dtype), w, u, halves)
-    return paired_rows(u.reshape(-1, lanes), "pairs of panels") if bfloat16 else u
+    if bfloat16:
+        return paired_rows(u.reshape(-1, lanes), "pairs of panels").reshape(f // lanes, points**2, c // 2, lanes)
+    return u
 
 
 def _at_points(slot: str, tiles: Tiles, depth: int, dtype) -> np.ndarray:
@@ -585,36 +592,35 @@ def convolve(before, x, w, b, padding, y_shape, behind, bfloat16):
     block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
     while len(x) * tiles.rows * tiles.columns < 2 * get_threads() * tiles.group and tiles.group > 8:
         tiles = tiles._replace(group=tiles.group // 2)  # every thread has two groups or more, if they are not too small
-    depth, kind, lanes = c // 2 if bfloat16 else c, PAIR if bfloat16 else dtype, block.shape[1]
     bias, work = np.zeros(f, dtype) if b is None else b, len(x) * math.prod(y_shape) * r * r * c
-    u, no_dm = packed(w, bfloat16).reshape(-1), np.empty((0, 0), dtype)
-    own = _own(tiles, _at_points("x", tiles, depth, kind), no_dm, no_dm, lanes, dtype)
-    given = before, x.reshape(-1), x.shape[1:], tiles, depth, u, bias, behind, y_shape, own
-    _forward(work if len(x) > 1 else 0, block, *given)
+    u, no_dm = packed(w, bfloat16), np.empty((0, 0), dtype)
+    own = _own(tiles, _at_points("x", tiles, u.shape[2], u.dtype), no_dm, no_dm, block.shape[1], dtype)
+    _forward(work if len(x) > 1 else 0, block, before, x, tiles, u, bias, behind, y_shape, own)
 
 
-def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, needs_dx, dx, bfloat16):
-    """dx, dw and db of a convolution that `fits`; of the products only those of dx in bfloat16."""
+def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, dx, bfloat16):
+    """dx, where there is memory for it, dw and db of a convolution that `fits`; of the products only dx's in bfloat16."""
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
     group = (128 if r == 3 else 64) if large else 32
     tasks, tiles = min(n, 4 if large else 8), _tiles(y_shape, r, padding, group)
-    u, points, lanes = np.empty(0, PAIR if bfloat16 else dtype), len(tiles.points), block.shape[1]
-    if needs_dx:
+    kind, depth = (PAIR, f // 2) if bfloat16 else (dtype, f)
+    points, lanes = len(tiles.points), block.shape[1]
+    u = np.empty((0, points**2, depth, lanes), kind)
+    if dx.size:
         swapped, square = scratch("swapped", (r, r, f, c), dtype), best_block(dtype).shape[1] // 2
         _swap(MOVED * w.size, Block(square, square), w.reshape(r * r, c, f), swapped)
         u = packed(swapped, bfloat16)
-    splits = most_splits(n, tasks)  # each adds dy's pixels up, and one of these sums counts
-    partial, sums = scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype)
-    depth, dm = f // 2 if bfloat16 else f, _at_points("dy", tiles, f, dtype)
+    splits = most_splits(n, tasks)
+    sums = Sums(scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype))
+    dm = _at_points("dy", tiles, f, dtype)
     pairs = _at_points("pairs", tiles, depth, PAIR) if bfloat16 else dm
     own = _own(tiles, _at_points("x", tiles, c, dtype), dm, pairs, lanes, dtype)
-    given = behind, y_shape, before, x.reshape(-1), x.shape[1:], tiles, depth, u.reshape(-1), partial, sums
-    _backward(2 * n * math.prod(y_shape) * r * r * c, block, *given, needs_dx, dx.reshape(-1), own)
+    _backward(2 * n * math.prod(y_shape) * r * r * c, block, behind, y_shape, before, x, tiles, u, sums, dx, own)
     halves = scratch("halves", (MAX_THREADS, points * r * lanes), dtype)
     du = scratch("du", (MAX_THREADS, points**2 * f), dtype)
-    _transform_du(MOVED * partial.size, block, weight_transform(r, dtype), partial, dw, du, halves)
+    _transform_du(MOVED * sums.dw.size, block, weight_transform(r, dtype), sums.dw, dw, du, halves)
     if db is not None:
-        db[...] = sums[::splits].sum(axis=0)
+        db[...] = sums.db[::splits].sum(axis=0)
