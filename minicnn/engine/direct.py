@@ -95,6 +95,15 @@ class Scratch(NamedTuple):
     rows: np.ndarray  # a block of sums of which not all lanes are real
 
 
+class Rows(NamedTuple):
+    """The rows of an im2col matrix, and where their products with a panel go."""
+
+    offsets: np.ndarray  # of each row's window
+    targets: np.ndarray  # of each row's result
+    runs: np.ndarray  # of each contiguous run within a row
+    length: int  # of a run
+
+
 class Backward(NamedTuple):
     """How dx is gathered from a padded dy: one set of taps for each residue of the stride ('phase')."""
 
@@ -199,47 +208,41 @@ def pack_transposed(w, taps, panels):
 
 
 @helper
-def product(start, x, x0, offsets, runs, length, panels, panel0, relu, y, y0, targets, columns, block):
-    """y[targets[q] + y0 ...] = `start` + the windows at offsets[q] times one panel, for every q.
+def product(start, x, x0, rows, panels, panel0, relu, y, y0, columns, block):
+    """y[y0 + targets[q] ...] = `start` + row q times one panel, for every q.
 
-    Of the panel's lanes `columns` are real; where that is not all of them, rows go by way of `block`.
+    Of the panel's lanes `columns` are real; where that is not all of them, sums go by way of `block`.
     """
-    count, rows, lanes = offsets.shape[0], len(start), len(start[0])
-    for t in range(0, count, rows):
-        sums, at, rows_here = start, panel0, gather(offsets, t, count, start)
-        for run in range(runs.shape[0]):
-            sums = rows_by_panel(x, rows_here, x0 + runs[run], length, panels, at, sums)
-            at += length * lanes
+    count, together, lanes = len(rows.offsets), len(start), len(start[0])
+    for t in range(0, count, together):
+        sums, at, offsets = start, panel0, gather(rows.offsets, t, count, start)
+        for run in range(len(rows.runs)):
+            sums = rows_by_panel(x, offsets, x0 + rows.runs[run], rows.length, panels, at, sums)
+            at += rows.length * lanes
         if relu:
             sums = maximum0(sums)
         if columns == lanes:
-            store_rows_prefetching(y, gather(targets, t, count, start), y0, sums)
+            store_rows_prefetching(y, gather(rows.targets, t, count, start), y0, sums)
         else:
-            store_rows(block, strided(lanes, 0, rows, start), 0, sums)
-            for i in range(min(rows, count - t)):
+            store_rows(block, strided(lanes, 0, together, start), 0, sums)
+            for i in range(min(together, count - t)):
                 for l in range(columns):
-                    y[y0 + targets[t + i] + l] = block[i * lanes + l]
+                    y[y0 + rows.targets[t + i] + l] = block[i * lanes + l]
 
 
 @helper
 def _forward_image(block, source, x0, windows, panels, bias, relu, y, y0, f, targets, spill):
     """The image (padded, from x0 on) times every panel of every group."""
-    groups, count, rows, lanes = panels.shape
-    depth, flat = windows.channels // groups, panels.reshape(-1)
-    like = zeros(source, block)
+    groups, count, size, lanes = panels.shape
+    depth, flat, like = windows.channels // groups, panels.reshape(-1), zeros(source, block)
+    rows = Rows(windows.offsets, targets, windows.runs, windows.length)
     for g in range(groups):
         for p in range(count):
             panel, column = g * count + p, p * lanes
+            start, panel0, y0_here = repeat(load(like[0], bias, panel * lanes), like), panel * size * lanes, y0 + g * f
             product(
-                *(
-                    repeat(load(like[0], bias, panel * lanes), like),
-                    source,
-                    x0 + g * depth,
-                    windows.offsets,
-                    windows.runs,
-                    windows.length,
-                ),
-                *(flat, panel * rows * lanes, relu, y, y0 + g * f + column, targets, min(lanes, f - column), spill),
+                *(start, source, x0 + g * depth, rows, flat, panel0),
+                *(relu, y, y0_here + column, min(lanes, f - column), spill),
             )
 
 
@@ -333,13 +336,12 @@ def _backward_pixels(block, dy, back, transposed, f, dx, dx0, c, spill):
     flat, start = transposed.reshape(-1), zeros(dy, block)
     for phase in range(back.phases.shape[0]):
         q0, q1, r0, r1 = back.phases[phase]
+        rows = Rows(back.offsets[q0:q1], back.targets[q0:q1], back.runs[r0:r1], f)
         for g in range(groups):
             for p in range(count):
-                panel = ((g * count + p) * back.runs.shape[0] + r0) * f * lanes
-                product(
-                    *(start, dy, g * f, back.offsets[q0:q1], back.runs[r0:r1], f, flat, panel, False),
-                    *(dx, dx0 + g * c + p * lanes, back.targets[q0:q1], min(lanes, c - p * lanes), spill),
-                )
+                panel0, column = ((g * count + p) * len(back.runs) + r0) * f * lanes, p * lanes
+                x0, columns = dx0 + g * c + column, min(lanes, c - column)
+                product(start, dy, g * f, rows, flat, panel0, False, dx, x0, columns, spill)
 
 
 @parallel

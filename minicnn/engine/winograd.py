@@ -449,13 +449,13 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs
 
 
 @helper
-def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_region, dy_region, y_region):
-    """du (n * n, c, f) += v^T dm, for some of the n * n; = where it is `fresh`."""
+def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, later):
+    """du (n * n, c, f) += v^T dm, for some of the n * n; = where it is `fresh`. Three regions are asked for meanwhile."""
     like, parts = zeros(v, block), len(tiles.points) ** 2
     for point in some:
-        fetch(x_region, point, parts)
-        fetch(dy_region, point, parts)
-        fetch(y_region, point, parts)
+        fetch(later[0], point, parts)
+        fetch(later[1], point, parts)
+        fetch(later[2], point, parts)
         for p in range(0, f, len(like[0])):
             for k in range(0, c, len(like)):
                 targets, at = strided(f, k, c, like), point * c * f + p
@@ -533,11 +533,12 @@ def _backward(part, block, behind, y_shape, before, x, tiles, u, sums, dx, own):
                 gather_pixels(like, before, x, shape, tiles, first, count, c, v, window)
                 gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs, db, window)
                 after, rest = first + count, 0 if behind.pool else tiles.group
-                x_later = region(x, shape, tiles, after, tiles.group, 0, c)
-                dy_later = region(behind.dy, y_shape, tiles, after, rest, 0, f)
-                y_later = region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f)
-                fresh = share == 0 and first == start
-                add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, x_later, dy_later, y_later)
+                later = (
+                    region(x, shape, tiles, after, tiles.group, 0, c),
+                    region(behind.dy, y_shape, tiles, after, rest, 0, f),
+                    region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f),
+                )
+                add_outer_products(block, tiles, v, c, some, dm, f, count, du, share == 0 and first == start, later)
                 if dx.size and share == split:
                     for p in range(0, c, len(like)):
                         soon = region(dx, shape, tiles, first, count, p, len(like))
