@@ -72,6 +72,16 @@ class _Code(JITCodeLibrary):
     def _optimize_functions(self, module):
         pass
 
+    def finalize(self):
+        found, todo = {}, self._linking_libraries
+        while todo:
+            library, *todo = todo
+            if library not in found:
+                found[library] = None
+                todo += getattr(library, "calls", [])  # of a helper
+        self._linking_libraries = list(found)
+        super().finalize()
+
     def _optimize_final_module(self):
         made = self._codegen._module_pass_manager()
         passes, *builder = made if isinstance(made, tuple) else (made,)  # from Numba 0.62 on there are two
@@ -79,16 +89,19 @@ class _Code(JITCodeLibrary):
 
 
 class _HelperCode(_Code):
-    """A helper's code, as it comes from Numba. It becomes part of its kernels and is optimised and translated with them;
-    Numba would do both for the helper alone too, which nothing would run.
+    """A helper's code, as it comes from Numba. It becomes part of its kernels, where it is joined with the helpers that it
+    calls, optimised and translated; Numba would do all three for the helper alone too, which nothing would run.
     """
+
+    def finalize(self):
+        self.calls, self._linking_libraries = self._linking_libraries, []
+        super().finalize()
 
     def _optimize_final_module(self):
         pass
 
     def _finalize_final_module(self):
         self._finalize_dynamic_globals()
-        self._verify_declare_only_symbols()
         self._finalized = True
 
 

@@ -42,7 +42,6 @@ from minicnn.engine.lanes import (
     compiled,
     fma,
     gate,
-    half,
     load,
     load_inside,
     load_rows,
@@ -344,18 +343,8 @@ def fetch(region, part, parts):
 @helper
 def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
     """m (n * n, group, lanes) = a (n * n, group, depth) times the panel of u at u0, for each of the n * n."""
-    start = zeros(m, block)
-    few = half(start)
-    if count > len(few):
-        products(start, tiles, a, depth, u, u0, count, m, soon, later)
-    else:
-        products(few, tiles, a, depth, u, u0, count, m, soon, later)
-
-
-@helper
-def products(start, tiles, a, depth, u, u0, count, m, soon, later):
-    """The n * n products, as many rows at a time as `start`, a block of zeros, has."""
-    lanes, parts = len(start[0]), len(tiles.points) ** 2
+    start, parts = zeros(m, block), len(tiles.points) ** 2
+    lanes = len(start[0])
     for point in range(parts):
         fetch(soon, point, parts)
         fetch(later, point, parts)
