@@ -26,7 +26,9 @@ import minicnn
 from minicnn import engine, gradcheck, initializers, inputs, layers, losses, optimizers
 from minicnn.engine import lanes, normalization, threads
 from minicnn.engine.compile import STEPS, compile
+from minicnn.engine.lanes import best_block
 from minicnn.engine.step import Step
+from minicnn.engine.widened import Widened
 from minicnn.errors import ShapeError
 from minicnn.layers import (
     BatchNorm,
@@ -590,7 +592,7 @@ def networks(draw, mistaken=0):
 def steps_one_by_one(network):
     """A step for each layer, and one for each activation: nothing fused, and no memory shared."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in STEPS.values():
+        for kind in {*STEPS.values(), Widened}:
             patch.setattr(kind, "fuses", ())
             patch.setattr(kind, "fuses_pool", False)
         patch.setattr(normalization.BatchNorm, "follow", lambda norm, before: [before, norm])
@@ -604,6 +606,46 @@ def test_a_network_agrees_with_its_layers(drawn):
     assert_close(
         passes(network, engine_steps(network), x, dy), passes(network, network.layers, x, dy), np.float64, units=2**16
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("use_bias, behind", [(True, [ReLU, MaxPool2D]), (False, []), (True, [BatchNorm, ReLU])])
+def test_a_convolution_of_channels_that_fill_no_vector_runs_as_a_wider_one(dtype, use_bias, behind):
+    lanes, rng = best_block(dtype).shape[1] // 2, np.random.default_rng(0)
+    for c, f, size in (2 * lanes - 3, lanes - 1, 3), (lanes - 1, lanes + lanes // 2, 5), (1, lanes - 2, 3):
+        network = Network(
+            [Conv2D(f, size, use_bias=use_bias), *(kind() for kind in behind)], (8, 6, c), dtype=dtype.__name__
+        )
+        network.parameters.values[...] = rng.standard_normal(network.parameters.values.size)
+        x, dy = (
+            rng.standard_normal((5, *shape)).astype(dtype) for shape in (network.input_shape, network.output_shape)
+        )
+        steps = engine_steps(network)
+        assert type(steps[0]) is Widened
+        found = passes(network, steps, x, dy)
+        assert_close(found, passes(network, network.layers, x, dy), dtype, units=2**10)
+        passes(network, steps, x[:2], dy[:2])
+        assert_same_bits(passes(network, steps, x, dy), found)
+        first, *others = steps
+        first.needs_dx = False
+        sequence.forward(steps, x, True)
+        assert first.backward(sequence.backward(others, dy)).size == 0
+        learnt = [parameter.grad for parameter in network.parameters.parameters]
+        assert_same_bits(learnt, found[3 : 3 + len(learnt)])
+
+
+def test_what_is_not_finite_stays_in_its_image_where_a_convolution_is_wider():
+    network = Network([Conv2D(20, 3), Conv2D(20, 3)], (8, 8, 20))
+    x = np.random.default_rng(0).standard_normal((4, 8, 8, 20)).astype(np.float32)
+    steps = engine_steps(network)
+    assert [type(step) for step in steps] == [Widened, Widened]
+    y = sequence.forward(steps, x, True).copy()
+    dx = sequence.backward(steps, y).copy()
+    x[1, 2, 3, 4], x[2, 0, 0, 19] = np.nan, np.inf
+    broken = sequence.forward(steps, x, True).copy()
+    assert [bool(np.isfinite(image).all()) for image in broken] == [True, False, False, True]
+    assert_same_bits(broken[[0, 3]], y[[0, 3]])
+    assert_same_bits(sequence.backward(steps, broken)[[0, 3]], dx[[0, 3]])
 
 
 @given(networks())

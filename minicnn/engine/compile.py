@@ -25,6 +25,7 @@ from minicnn.engine.normalization import BatchNorm, Normalized
 from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from minicnn.engine.step import Step
 from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
+from minicnn.engine.widened import Widened, runs_wider
 from minicnn.layers import sequence
 from minicnn.layers.activations import Identity, ReLU
 from minicnn.layers.base import Layer
@@ -136,6 +137,8 @@ def _compile(layers: list[Layer], turns: Turns | None) -> list[Layer]:
     while parts:
         layer = parts.pop(0)
         kind = STEPS.get(type(layer))
+        if runs_wider(layer):
+            kind = Widened
         if kind is None:
             compiled.append(layer)
             continue

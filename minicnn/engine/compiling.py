@@ -69,11 +69,14 @@ class _Code(JITCodeLibrary):
     """A kernel's code. Numba optimises each function by itself, and then all twice, to find counts of references between
     the two times; a kernel has none, and once is as good."""
 
+    _linking_libraries: list
+
     def _optimize_functions(self, module):
         pass
 
     def finalize(self):
-        found, todo = {}, self._linking_libraries
+        found: dict[JITCodeLibrary, None] = {}
+        todo = self._linking_libraries
         while todo:
             library, *todo = todo
             if library not in found:
