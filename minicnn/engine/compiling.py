@@ -69,21 +69,8 @@ class _Code(JITCodeLibrary):
     """A kernel's code. Numba optimises each function by itself, and then all twice, to find counts of references between
     the two times; a kernel has none, and once is as good."""
 
-    _linking_libraries: list
-
     def _optimize_functions(self, module):
         pass
-
-    def finalize(self):
-        found: dict[JITCodeLibrary, None] = {}
-        todo = self._linking_libraries
-        while todo:
-            library, *todo = todo
-            if library not in found:
-                found[library] = None
-                todo += getattr(library, "calls", [])  # of a helper
-        self._linking_libraries = list(found)
-        super().finalize()
 
     def _optimize_final_module(self):
         made = self._codegen._module_pass_manager()
@@ -92,19 +79,16 @@ class _Code(JITCodeLibrary):
 
 
 class _HelperCode(_Code):
-    """A helper's code, as it comes from Numba. It becomes part of its kernels, where it is joined with the helpers that it
-    calls, optimised and translated; Numba would do all three for the helper alone too, which nothing would run.
+    """A helper's code, as it comes from Numba. It becomes part of its kernels and is optimised and translated with them;
+    Numba would do both for the helper alone too, which nothing would run.
     """
-
-    def finalize(self):
-        self.calls, self._linking_libraries = self._linking_libraries, []
-        super().finalize()
 
     def _optimize_final_module(self):
         pass
 
     def _finalize_final_module(self):
         self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
         self._finalized = True
 
 
@@ -240,7 +224,10 @@ def _is_whole(path: str) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
+AHEAD = (
+    "import signal, sys; signal.alarm(300); sys.path[:] = {path!r}; "  # whatever happens, its core is free again
+    "from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
+)
 MOST_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds, for a kernel that another process is compiling: longer than any takes
 FIRST = "training._make_batch.launch", "direct._forward.launch", "winograd._forward.launch"  # of a training step

@@ -425,7 +425,8 @@ def convolve_backward(behind, before, x, w, dw, db, window, groups, dx):
     if not alone:
         block = panel_block(f // groups, dtype, DW_ROWS)
     blocks = _blocks(block, panel_block(c, dtype, ROWS) if needs_dx else block, before, x, f)
-    tasks = min(len(x), 16 if w.nbytes <= 2**18 else 8)
+    many = PARTS if alone and w.nbytes <= 2**14 else 16 if w.nbytes <= 2**18 else 8
+    tasks = min(len(x), many)
     splits = 1 if alone else most_splits(len(x), tasks)
     partial = scratch("partial", (tasks, groups, -(-(f // groups) // block.shape[1]), rows, block.shape[1]), dtype)
     sums = Sums(partial, scratch("db", (tasks * splits, f), dtype))
