@@ -4,7 +4,7 @@ The first run of all compiles for seconds, and Numba compiles one kernel at a ti
 first of them starts others, which run this file. Each makes the network anew from its description, goes through a training
 step in which every kernel that is spread over threads notes its arguments' types and does nothing, and compiles what was
 noted, from the end to the beginning, into the same cache, where the first process finds it. Nothing depends on it: what is
-not there in time is compiled as usual.
+not there in time is compiled as usual. As long as they run, kernels leave each of them a core: see threads.py.
 """
 
 from __future__ import annotations

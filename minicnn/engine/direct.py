@@ -82,7 +82,7 @@ class Blocks(NamedTuple):
     """How many rows and lanes a kernel's blocks have: see lanes.Block."""
 
     sums: np.dtype  # of y in forward, of dw in backward
-    dx: np.dtype
+    dx: np.dtype  # in forward it is not read
     row: np.dtype  # of y's channels
     row_in: np.dtype  # of x's channels
 

@@ -149,7 +149,7 @@ def _splat(builder, llvm_type, scalar):
     return builder.shuffle_vector(first, undefined, mask)
 
 
-def _all(context, builder, vector, kind, number):
+def _splatted(context, builder, vector, kind, number):
     """A vector, all of one number of another kind; or what is one already."""
     if kind == vector:
         return number
@@ -224,7 +224,9 @@ def _zeros(typing, array, block):
 
 @intrinsic
 def _fill(typing, like, number):
-    return like(like, number), lambda context, builder, signature, args: _all(context, builder, like, number, args[1])
+    return like(like, number), lambda context, builder, signature, args: _splatted(
+        context, builder, like, number, args[1]
+    )
 
 
 def _ask(builder, address):
@@ -286,8 +288,8 @@ def _storing_rows(prefetching):
     def store_rows(typing, array, offsets, index, block):
         def codegen(context, builder, signature, args):
             for i in range(block.count):
-                index = builder.add(builder.extract_value(args[1], i), args[2])
-                address = address_of(context, builder, array, args[0], index)
+                at = builder.add(builder.extract_value(args[1], i), args[2])
+                address = address_of(context, builder, array, args[0], at)
                 if prefetching:
                     _ask_ahead(builder, block.dtype, address)
                 _store(context, builder, block.dtype, address, builder.extract_value(args[3], i))
@@ -306,7 +308,7 @@ _store_rows, _store_rows_prefetching = _storing_rows(False), _storing_rows(True)
 @intrinsic
 def _fma(typing, scalar, vector, sums):
     def codegen(context, builder, signature, args):
-        return _fused(context, builder, sums, _all(context, builder, sums, scalar, args[0]), args[1], args[2])
+        return _fused(context, builder, sums, _splatted(context, builder, sums, scalar, args[0]), args[1], args[2])
 
     return sums(scalar, sums, sums), codegen
 
@@ -324,7 +326,7 @@ def _minus(typing, a, b):
 @intrinsic
 def _times(typing, factor, vector):
     def codegen(context, builder, signature, args):
-        return builder.fmul(_all(context, builder, vector, factor, args[0]), args[1])
+        return builder.fmul(_splatted(context, builder, vector, factor, args[0]), args[1])
 
     return vector(factor, vector), codegen
 
@@ -444,7 +446,7 @@ def _larger(typing, vector, best, here, indices):
         v, b, index, old = args
         wins = builder.fcmp_unordered(">", v, b)
         wins = builder.and_(wins, builder.fcmp_ordered("==", b, b))
-        new = _all(context, builder, indices, here, index)
+        new = _splatted(context, builder, indices, here, index)
         return context.make_tuple(builder, both, (builder.select(wins, v, b), builder.select(wins, new, old)))
 
     return both(vector, best, here, indices), codegen
@@ -453,7 +455,7 @@ def _larger(typing, vector, best, here, indices):
 @intrinsic
 def _only_where(typing, indices, here, vector):
     def codegen(context, builder, signature, args):
-        same = builder.icmp_unsigned("==", args[0], _all(context, builder, indices, here, args[1]))
+        same = builder.icmp_unsigned("==", args[0], _splatted(context, builder, indices, here, args[1]))
         return builder.select(same, args[2], ir.Constant(context.get_value_type(vector), None))
 
     return vector(indices, here, vector), codegen
@@ -464,7 +466,7 @@ def _clamp(typing, vector, low, high):
     def codegen(context, builder, signature, args):
         v = args[0]
         for beyond, end, kind in ("<", args[1], low), (">", args[2], high):
-            end = _all(context, builder, vector, kind, end)
+            end = _splatted(context, builder, vector, kind, end)
             v = builder.select(builder.fcmp_ordered(beyond, v, end), end, v)
         return v
 
@@ -551,7 +553,7 @@ def _transpose(typing, block):
 
 
 def _clipped(kind, rows, make):
-    """A tuple of make(of, index) for the indices first, first + 1, .., none of them beyond count - 1."""
+    """An intrinsic's signature and code: make(of, index) for the indices first, first + 1, .., at most count - 1."""
     offsets = types.UniTuple(types.intp, rows.count)
 
     def codegen(context, builder, signature, args):

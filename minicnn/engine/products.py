@@ -31,7 +31,7 @@ def weights_block(rows: int, outputs: int, dtype) -> np.dtype:
 class Sums(NamedTuple):
     """What the tasks of a convolution's backward add up, each its own; they are joined in the order of the tasks."""
 
-    dw: np.ndarray  # (tasks, ..)
+    dw: np.ndarray  # (tasks, ..), in winograd.py at the points
     db: np.ndarray  # (tasks * splits, f), of which each task's first counts: each split of a task adds all of its dy up
 
 

@@ -52,7 +52,7 @@ def set_threads(n: int) -> None:
 
 
 def get_threads() -> int:
-    """How many threads the kernels use."""
+    """How many threads the kernels use, at most."""
     return _threads
 
 

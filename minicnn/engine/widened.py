@@ -1,4 +1,4 @@
-"""Convolutions of channels that fill no whole vectors, such as 20 to 50: run as a wider one, whose other channels are 0.
+"""Convolutions whose channels or filters, such as 20, fill no whole vectors: each runs as a wider one, the rest being 0.
 
 Faster because 20 filters take as long as 32, and the numbers of a vector that is not whole are written one by one; and
 because Winograd's algorithm takes whole vectors only. Channels of zeros are added to x, to dy and to the weights; what
@@ -13,14 +13,14 @@ from minicnn import layers
 from minicnn.engine import winograd
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.lanes import best_block
-from minicnn.engine.memory import Turns, contiguous
+from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.step import Step
 from minicnn.engine.threads import MOVED, chunk, parallel
 from minicnn.layers.base import Layer
 from minicnn.parameters import Parameters
 
 MOST = 2.6  # times as many products, of which Winograd's algorithm takes a fourth or fewer
-MOST_FILTERS = 1.7  # times as many, for images of few channels: what comes behind them has more to do
+MOST_FILTERS = 1.7  # times as many, where x has few channels: else backward's dx, which gains nothing, counts for more
 
 
 def wide_channels(layer: layers.Conv2D) -> tuple[int, int]:
@@ -31,7 +31,7 @@ def wide_channels(layer: layers.Conv2D) -> tuple[int, int]:
     fits = winograd.fits((*layer.kernel_size, wide_c, wide_f), layer.window, layer.groups, dtype)
     if fits and min(c, f) > lanes // 2 and wide_c * wide_f <= MOST * c * f:
         return wide_c, wide_f
-    few = layer.groups == 1 and c < lanes // 2
+    few = layer.groups == 1 and c <= lanes // 2
     return (c, wide_f) if few and wide_f <= MOST_FILTERS * f else (c, f)
 
 
@@ -51,7 +51,7 @@ def _copy(part, x, y):
 
 
 def copied(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x (.., c) in y, which has more channels or fewer; those that x does not have are 0."""
+    """y (.., more or fewer channels), to which x (.., c) was copied; channels that x does not have are 0."""
     _copy(MOVED * (x.size + y.size), x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
     return y
 
@@ -72,7 +72,8 @@ class Widened(Step):
         self.wide.output_shape = self.wide.build(self.wide.input_shape, parameters)
         parameters.allocate(None)
         self.step = Convolution(self.wide, activation, pool, None)
-        self.step.output_shape = (*self.output_shape[:2], f)
+        self.step.name, self.step.output_shape = self.name, (*self.output_shape[:2], f)
+        self.buffers |= {"wide weights": parameters.values, "and gradients": parameters.grads}
 
     def inside(self) -> list[Layer]:
         return [self.step]
@@ -84,14 +85,18 @@ class Widened(Step):
         if layer.use_bias:
             wide.b.value[:f] = layer.b.value
         if wide.input_shape != layer.input_shape:
-            x = copied(x, self.buffer("x", (len(x), *wide.input_shape), x.dtype))
-        return copied(self.step.forward(x, training), self.y(x, training))
+            shape = len(x), *wide.input_shape
+            x = copied(x, self.buffer("wide x", shape, x.dtype) if training else scratch("wide x", shape, x.dtype))
+        y = self.step.forward(x, training)
+        return y if self.step.output_shape == self.output_shape else copied(y, self.y(x, training))
 
     def backward(self, dy):
         layer, wide, step, dy = self.layer, self.wide, self.step, contiguous(dy)
         c, f = layer.w.shape[2:]
+        if step.output_shape != self.output_shape:
+            dy = copied(dy, scratch("wide dy", (len(dy), *step.output_shape), dy.dtype))
         step.needs_dx = self.needs_dx
-        dx = step.backward(copied(dy, self.buffer("dy", (len(dy), *step.output_shape), dy.dtype)))
+        dx = step.backward(dy)
         layer.w.grad[...] = wide.w.grad[:, :, :c, :f]
         if layer.use_bias:
             layer.b.grad[...] = wide.b.grad[:f]

@@ -480,13 +480,8 @@ def scatter_dx(like, dv, dx, shape, channel, tiles, first, count, window):
 @parallel
 def _forward(part, block, before, x, tiles, u, bias, behind, y_shape, own):
     (n, h, w, c), f, parts, depth = x.shape, y_shape[2], len(tiles.points) ** 2, u.shape[2]
-    total, thread, shape, x, u = (
-        n * tiles.rows * tiles.columns,
-        get_thread_id(),
-        (h, w, c),
-        x.reshape(-1),
-        u.reshape(-1),
-    )
+    total, thread = n * tiles.rows * tiles.columns, get_thread_id()
+    shape, x, u = (h, w, c), x.reshape(-1), u.reshape(-1)
     v, m, window = own.v[thread], own.m[thread], own.window[thread]
     like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
     for group in chunk(part, (total + tiles.group - 1) // tiles.group):
