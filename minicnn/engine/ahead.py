@@ -4,12 +4,13 @@ The first run of all compiles for seconds, and Numba compiles one kernel at a ti
 first of them starts others, which run this file. Each makes the network anew from its description, goes through a training
 step in which every kernel that is spread over threads notes its arguments' types and does nothing, and compiles what was
 noted, from the end to the beginning, into the same cache, where the first process finds it. Nothing depends on it: what is
-not there in time is compiled as usual. As long as they run, kernels leave each of them a core: see threads.py.
+not there in time is compiled as usual.
 """
 
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from minicnn.parameters import Parameters
 
 
 def compile_ahead(text: str, part: int, parts: int) -> None:
-    """Compile every `parts`-th kernel, and in the end what predictions need."""
+    """Compile every `parts`-th kernel, and in the end, as far as nobody wants the core, what predictions need."""
     compiling.Announcer.said = compiling.Announcer.helped = True
     described, input_shape, bfloat16 = json.loads(text)
     network = [construct_layer(item, LAYERS, "layers") for item in described]
@@ -31,10 +32,20 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
     for launch, signature in needed(network, parameters, bfloat16)[::-1][part::parts]:
         with launch._cache.marked():
             launch.compile(signature)
+    stand_back()
     folded = [layer for layer in network if not isinstance(layer, BatchNorm | Dropout)]
     for one in program.in_use(folded, inputs.Scale(), np.dtype(np.float32), input_shape, bfloat16):
         if isinstance(one, program.Program):
             one.get_ready()
+
+
+def stand_back() -> None:
+    """Run only where a core is idle. The first process is training now: at the end of each kernel all its threads wait for
+    the last, and one that shares its core would be late by more than most kernels take."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
 def needed(network: list[Layer], parameters: Parameters, bfloat16: bool) -> list[tuple]:

@@ -169,7 +169,7 @@ class KernelCache(FunctionCache):
             mark.unlink(missing_ok=True)
 
     def _is_being_made(self) -> bool:
-        running_ahead()
+        reap_ahead()
         return any(self._mark(process).exists() for process in _ahead_processes)
 
     def load_overload(self, signature, context):
@@ -224,10 +224,7 @@ def _is_whole(path: str) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-AHEAD = (
-    "import signal, sys; signal.alarm(300); sys.path[:] = {path!r}; "  # whatever happens, its core is free again
-    "from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
-)
+AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
 MOST_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds, for a kernel that another process is compiling: longer than any takes
 FIRST = "training._make_batch.launch", "direct._forward.launch", "winograd._forward.launch"  # of a training step
@@ -244,12 +241,13 @@ def _start_ahead() -> None:
     quiet = [(os.POSIX_SPAWN_OPEN, handle, os.devnull, os.O_RDWR, 0) for handle in (0, 1, 2)]
     for part in range(parts):
         command = [sys.executable, "-c", AHEAD.format(path=sys.path, arguments=(text, part, parts))]
-        started = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setsid=True)
+        # a group of its own, which no Ctrl-C reaches; this session, for in another one a low priority is of no effect
+        started = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet, setpgroup=0)
         _ahead_processes.append(started)
 
 
-def running_ahead() -> int:
-    """How many of those processes have not ended; until somebody asks, the system keeps what has ended as a zombie."""
+def reap_ahead() -> None:
+    """Ask whether those processes have ended, for until somebody asks, the system keeps a zombie; waits for nothing."""
     for process in _ahead_processes[:]:
         try:
             ended, _ = os.waitpid(process, os.WNOHANG)
@@ -258,7 +256,6 @@ def running_ahead() -> int:
         if ended:
             with suppress(ValueError):  # another thread was here
                 _ahead_processes.remove(process)
-    return len(_ahead_processes)
 
 
 class Announcer(event.Listener):

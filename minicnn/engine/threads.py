@@ -5,9 +5,6 @@ threads. The pool serves one caller at a time; a second Python thread that comes
 copy of the pool has no threads in it), run the parts one after the other instead of waiting, hanging or aborting. Both give
 the same bits, for a kernel never lets the number of threads decide the order of a sum.
 
-A process that compiles ahead (ahead.py) has a core to itself, as long as it runs: at the end of every kernel all threads
-wait for the last, and one that shares its core is late by more than most kernels take.
-
 Numba would compile the body of a `prange` loop five times over, each time into a larger wrapper. So there is only one such
 loop here, over a pointer to a compiled kernel: a second's work for each kernel and not five.
 """
@@ -24,7 +21,7 @@ from numba import config, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from minicnn.engine.compiling import helper, kernel, running_ahead
+from minicnn.engine.compiling import helper, kernel, reap_ahead
 
 # An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
 # wants to run there. Half a millisecond is enough from one kernel to the next; to wake a thread takes a tenth of that.
@@ -52,16 +49,16 @@ def set_threads(n: int) -> None:
 
 
 def get_threads() -> int:
-    """How many threads the kernels use, at most."""
+    """How many threads the kernels use."""
     return _threads
 
 
-def _start(n):
-    """Say once that n threads of the pool serve this one; the first time kernels from the cache learn of the pool."""
+def _start():
+    """Say once how many threads of the pool serve this one; the first time kernels from the cache learn of the pool."""
     global _started
-    if getattr(_own, "threads", 0) != n:
-        numba.set_num_threads(n)
-        _own.threads, _started = n, True
+    if getattr(_own, "threads", 0) != _threads:
+        numba.set_num_threads(_threads)
+        _own.threads, _started = _threads, True
 
 
 @intrinsic
@@ -182,11 +179,11 @@ def parallel(function):
         if noted is not None:
             noted[launch, (types.boolean, numba.typeof(args))] = None
             return
-        n = max(1, min(_threads, MAX_THREADS - running_ahead()))
-        shared = work >= SMALL and n > 1 and not _forked and _pool.acquire(blocking=False)
+        reap_ahead()
+        shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
             if shared or not _started:
-                _start(n)
+                _start()
             launch(bool(shared), *args)
         finally:
             if shared:
