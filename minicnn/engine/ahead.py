@@ -22,7 +22,7 @@ from minicnn.parameters import Parameters
 
 
 def compile_ahead(text: str, part: int, parts: int) -> None:
-    """Compile every `parts`-th kernel, and in the end, as far as nobody wants the core, what predictions need."""
+    """Compile every `parts`-th kernel, and in the end what predictions need."""
     compiling.Announcer.said = compiling.Announcer.helped = True
     described, input_shape, bfloat16 = json.loads(text)
     network = [construct_layer(item, LAYERS, "layers") for item in described]
@@ -32,7 +32,6 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
     for launch, signature in needed(network, parameters, bfloat16)[::-1][part::parts]:
         with launch._cache.marked():
             launch.compile(signature)
-    stand_back()
     folded = [layer for layer in network if not isinstance(layer, BatchNorm | Dropout)]
     for one in program.in_use(folded, inputs.Scale(), np.dtype(np.float32), input_shape, bfloat16):
         if isinstance(one, program.Program):
@@ -40,8 +39,8 @@ def compile_ahead(text: str, part: int, parts: int) -> None:
 
 
 def stand_back() -> None:
-    """Run only where a core is idle. The first process is training now: at the end of each kernel all its threads wait for
-    the last, and one that shares its core would be late by more than most kernels take."""
+    """Run only where a core is idle. The first process may be training by now: at the end of each kernel all its threads
+    wait for the last, and one that shares its core would be late by more than most kernels take."""
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     else:

@@ -224,7 +224,10 @@ def _is_whole(path: str) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-AHEAD = "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; ahead.compile_ahead(*{arguments!r})"
+AHEAD = (
+    "import sys; sys.path[:] = {path!r}; from minicnn.engine import ahead; "
+    "ahead.stand_back(); ahead.compile_ahead(*{arguments!r})"
+)
 MOST_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds, for a kernel that another process is compiling: longer than any takes
 FIRST = "training._make_batch.launch", "direct._forward.launch", "winograd._forward.launch"  # of a training step
