@@ -1,9 +1,10 @@
 """A second thread that helps with one image at a time, as long as images come one soon after another.
 
-An operation on one image is cut into PIECES, which two threads claim in their order by counting a shared number up; no piece
-begins before all of the operation before are done. Nobody waits for a thread that has claimed nothing: where the assistant
-sleeps, or waits for a core that another process has, the caller does every piece itself. Who does a piece changes no bit.
-What little there is to do after the last large operation is not cut.
+An operation on one image is cut into two halves. Each thread claims its own half, of which it has in its cache what it
+made of the operation before; and the other's, where the other has not claimed that yet. No half begins before both of
+the operation before are done. Nobody waits for a thread that has claimed nothing: where the assistant sleeps, or waits
+for a core that another process has, the caller does both halves itself. Who does a half changes no bit. What little there
+is to do after the last large operation is not cut.
 
 To wake a thread takes as long as an image, so the assistant stays awake, looking for the next one, for half a millisecond
 more than one takes. Where several threads ask at once, or an image took much longer than another, for its core is wanted, it
@@ -26,10 +27,11 @@ from numba.extending import intrinsic
 from minicnn.engine import threads
 from minicnn.engine.lanes import address_of
 
-PIECES = 2
-# The claims, an array of CLAIMS numbers: first what is to be told of the image, and how many operations are cut into pieces;
-# then how many pieces are claimed, NOTHING where there is no image, and how many are done, each in a cache line of its own.
-CLAIMS, CUT, CLAIMED, DONE, NOTHING = 48, 1, 16, 32, 2**62
+CALLER, ASSISTANT = range(2)
+# The claims, an array of CLAIMS numbers: first what is to be told of the image, and how many operations are cut in two;
+# then, each in a cache line of its own, how many first halves and how many second halves are claimed, NOTHING where there
+# is no image, and how many halves are done.
+CLAIMS, CUT, CLAIMED, DONE, NOTHING = 64, 1, (16, 32), 48, 2**62
 SOON = 1e-3  # seconds from the end of an image to the next
 LATE = 3e-4  # seconds that an image may take longer than another half as long again
 SHORTEST, LONGEST = 0.001, 2.0  # seconds of rest
@@ -50,6 +52,18 @@ def add(typing, claims, index, n):
         return builder.atomic_rmw("add", address_of(context, builder, claims, *args[:2]), args[2], "seq_cst")
 
     return types.int64(claims, types.intp, types.int64), codegen
+
+
+@intrinsic
+def claim(typing, claims, index, n):
+    """Make claims[index] n + 1 if it is n, as one step that no other thread comes between; whether it was."""
+
+    def codegen(context, builder, signature, args):
+        at, one = address_of(context, builder, claims, *args[:2]), args[2].type(1)
+        swap = builder.cmpxchg(at, args[2], builder.add(args[2], one), "seq_cst", "seq_cst")
+        return builder.extract_value(swap, 1)
+
+    return types.boolean(claims, types.intp, types.int64), codegen
 
 
 @intrinsic
@@ -78,12 +92,18 @@ def _add(claims, index, n):
     return claims[index] - n
 
 
+def _claim(claims, index, n):
+    free = claims[index] == n
+    claims[index] += free
+    return free
+
+
 def _put(claims, index, n):
     claims[index] = n
 
 
 if config.DISABLE_JIT:
-    add, look, put = _add, lambda claims, index: claims[index], _put
+    add, claim, look, put = _add, _claim, lambda claims, index: claims[index], _put
 
 
 class Trial:

@@ -19,7 +19,7 @@ from numba import config, get_thread_id, types
 from numba.extending import intrinsic
 
 from minicnn.engine.activations import A, B
-from minicnn.engine.assistant import CLAIMED, CUT, DONE, PIECES, add, look, put
+from minicnn.engine.assistant import ASSISTANT, CALLER, CLAIMED, CUT, DONE, add, claim, look, put
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.depthwise import nine_taps, row_of_windows
 from minicnn.engine.exponentials import sigmoid, tanh
@@ -541,17 +541,19 @@ def run(part, schedule, ops, tables, weights, images, floats, memory, owns, task
 
 
 @helper
-def _walk(ops, tables, weights, m, own, claims):
-    """Claim pieces of operations in their order and do them, until none is left."""
+def _walk(side, ops, tables, weights, m, own, claims):
+    """Claim halves of operations in their order and do them, the own side's first, until none is left."""
     while True:
-        claimed = add(claims, CLAIMED, 1)
-        number, which = claimed // PIECES + 1, claimed % PIECES
-        if number > claims[CUT]:
+        mine, other = look(claims, CLAIMED[side]), look(claims, CLAIMED[1 - side])
+        which = side if mine <= other else 1 - side
+        before = min(mine, other)
+        if before >= claims[CUT]:
             return
-        while look(claims, DONE) < (number - 1) * PIECES:
-            pass
-        _do(ops[number], 0, 1, (which, PIECES), tables, weights, m, own)
-        add(claims, DONE, 1)
+        if claim(claims, CLAIMED[which], before):
+            while look(claims, DONE) < 2 * before:
+                pass
+            _do(ops[before + 1], 0, 1, (which, 2), tables, weights, m, own)
+            add(claims, DONE, 1)
 
 
 @kernel
@@ -561,9 +563,10 @@ def run_together(ops, tables, weights, images, floats, m, own, claims, probabili
     claims[0] = 0
     _load_some(ops[0], images, floats, 0, 0, 1, m, weights, claims)
     put(claims, DONE, 0)
-    put(claims, CLAIMED, 0)
-    _walk(ops, tables, weights, m, own, claims)
-    while look(claims, DONE) < cut * PIECES:
+    put(claims, CLAIMED[ASSISTANT], 0)
+    put(claims, CLAIMED[CALLER], 0)
+    _walk(CALLER, ops, tables, weights, m, own, claims)
+    while look(claims, DONE) < 2 * cut:
         pass
     for number in range(cut + 1, last):
         _do(ops[number], 0, 1, (0, 1), tables, weights, m, own)
@@ -577,6 +580,6 @@ def assist(ops, tables, weights, m, own, claims, patience):
     looks = 0
     while looks < patience:
         looks += 1
-        if look(claims, CLAIMED) < claims[CUT] * PIECES:
-            _walk(ops, tables, weights, m, own, claims)
+        if look(claims, CLAIMED[ASSISTANT]) < claims[CUT]:
+            _walk(ASSISTANT, ops, tables, weights, m, own, claims)
             looks = 0
