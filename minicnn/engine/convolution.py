@@ -1,7 +1,7 @@
 """Convolution: which of two algorithms runs it. See minicnn/layers/convolution.py for what it computes.
 
 direct.py takes every shape. winograd.py takes 3 x 3 and 5 x 5 windows in steps of one pixel over whole vectors of channels,
-with 25% and 16% of the multiplications. Both add the bias and apply ReLU before they store a result, and set dy to 0 where
+with 16 to 25% of the multiplications. Both add the bias and apply ReLU before they store a result, and set dy to 0 where
 the ReLU gave 0 when they read it. In backward the images are dealt into a fixed number of chunks, each with its own sum of
 dw; the sums are added in order, so that the result does not depend on the number of threads.
 """
@@ -27,7 +27,7 @@ class Convolution(Step):
         sums = sums or not_asked_for(x.dtype)
         w, b, behind = layer.w.value, layer.b.value if layer.use_bias else None, self.behind(y, y, self.winner(y))
         if self.takes_winograd() and len(x) > 0:
-            winograd.convolve(before, x, w, b, layer.window.padding, layer.output_shape, behind, self._low())
+            winograd.convolve(before, x, w, b, layer.window.padding, layer.output_shape, behind, self.bfloat16)
         else:
             direct.convolve(before, x, w, b, layer.window, layer.groups, behind, sums)
         if training:
@@ -44,7 +44,7 @@ class Convolution(Step):
         window, dx = layer.window, self.dx(x.shape, x.dtype)
         if self.takes_winograd() and len(x) > 0:
             given = behind, layer.output_shape, before, x, w, dw, db, window.padding
-            winograd.convolve_backward(*given, dx, self._low())
+            winograd.convolve_backward(*given, dx, self.bfloat16)
         else:
             direct.convolve_backward(behind, before, x, w, dw, db, window, layer.groups, dx)
         return dx
@@ -52,10 +52,6 @@ class Convolution(Step):
     def takes_before(self) -> bool:
         """Whether it can scale and shift its x for the batch norm in front of it."""
         return True
-
-    def _low(self) -> bool:
-        """Whether Winograd's products are in bfloat16."""
-        return self.bfloat16 and winograd.takes_bfloat16(self.layer.kernel_size[0])
 
     def takes_winograd(self) -> bool:
         return winograd.fits(self.layer.w.shape, self.layer.window, self.layer.groups, self.layer.w.value.dtype)

@@ -37,13 +37,12 @@ from minicnn.engine.lanes import (
     maximum0,
     repeat,
     store,
+    store_inside,
     store_rows,
     strided,
     zeros,
 )
-from minicnn.engine.products import rows_by_panel
-from minicnn.engine.threads import chunk, parallel, share_of
-from minicnn.engine.winograd import (
+from minicnn.engine.points import (
     EIGHT,
     SIX,
     apart,
@@ -52,8 +51,9 @@ from minicnn.engine.winograd import (
     four,
     pixels_to_points,
     rows_to_outputs,
-    store_column,
 )
+from minicnn.engine.products import rows_by_panel
+from minicnn.engine.threads import chunk, parallel, share_of
 
 MAX, MEAN = range(2)  # how a window becomes a number
 COPY, ADD, RELU, LEAKY, SIGMOID, TANH, GELU, SILU = range(8)  # how a number becomes another
@@ -321,7 +321,7 @@ def _points_to_outputs(like, points, m, own, sums, step, weights, bias, op, y, s
         block = y0 + add, y1 + add, y2 + add, y3 + add
         if relu:
             block = maximum0(block)
-        store_column(m, y + j * f, row, rows, block)
+        store_inside(m, y + j * f, row, rows, block)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
                 first, count, rows)
     add_inside(array, index, step,         array[index + i * step:] += row i of b, where 0 <= first + i < count
                first, count, b)
-    store_rows(array, offsets, index, b)   the reverse; store_rows_prefetching asks ahead too
+    store_inside(array, index, step,       array[index + i * step:] = row i of b, where i < count
+                 count, b)
+    store_rows(array, offsets, index, b)   the reverse of load_rows; store_rows_prefetching asks ahead too
     multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
     fma_rows(b, v, sums)                   row i of sums += row i of b * v
     pair(v, w)                             v and w rounded to bfloat16, as one vector of PAIR: v in the lower halves
@@ -429,13 +431,21 @@ def _largest(typing, block):
 
 
 @intrinsic
-def _gate(typing, vector, by):
+def _gate(typing, block, by):
+    vector = block.dtype if isinstance(block, types.UniTuple) else block
+
     def codegen(context, builder, signature, args):
         zero = ir.Constant(context.get_value_type(vector), None)
-        shut = builder.fmul(args[0], zero)
-        return builder.select(builder.fcmp_ordered("<=", args[1], zero), shut, args[0])
 
-    return vector(vector, by), codegen
+        def row(v, w):
+            return builder.select(builder.fcmp_ordered("<=", w, zero), builder.fmul(v, zero), v)
+
+        if vector is block:
+            return row(*args)
+        of = builder.extract_value
+        return _each(builder, context.get_value_type(block), lambda i: row(*(of(rows, i) for rows in args)))
+
+    return block(block, by), codegen
 
 
 @intrinsic
@@ -640,6 +650,23 @@ def _add_inside(typing, array, at, step, first, count, block):
 
 
 @intrinsic
+def _store_inside(typing, array, at, step, count, block):
+    vector = block.dtype
+
+    def codegen(context, builder, signature, args):
+        _, index, step, count, _ = args
+        nowhere, first = cgutils.alloca_once(builder, context.get_value_type(vector)), ir.Constant(index.type, 0)
+        for i in range(block.count):
+            number = ir.Constant(index.type, i)
+            address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))
+            address = _inside_or(builder, nowhere, address, first, number, count)
+            _store(context, builder, vector, address, builder.extract_value(args[4], i))
+        return context.get_dummy_value()
+
+    return types.void(array, *[types.intp] * 3, block), codegen
+
+
+@intrinsic
 def _multiply_add(typing, x, offsets, k, vector, sums):
     def codegen(context, builder, signature, args):
         llvm_vector = context.get_value_type(vector)
@@ -779,6 +806,8 @@ if config.DISABLE_JIT:
         return reduce(maximum, block)
 
     def gate(vector, by):
+        if isinstance(vector, tuple):
+            return tuple(map(gate, vector, by))
         return np.where(by <= 0, vector * 0, vector)
 
     def larger(vector, best, here, indices):
@@ -819,6 +848,10 @@ if config.DISABLE_JIT:
             if 0 <= first + i < count:
                 array[at + i * step : at + i * step + len(row)] += row
 
+    def store_inside(array, at, step, count, block):
+        for i in range(min(count, len(block))):
+            store(array, at + i * step, block[i])
+
     store_rows_prefetching = store_rows
 
     def multiply_add(x, offsets, k, vector, sums):
@@ -843,4 +876,5 @@ else:
     store_rows_prefetching, strided, sqrt, transpose = _store_rows_prefetching, _strided, _sqrt, _transpose
     load_rows, store_rows, multiply_add, fma_rows = _load_rows, _store_rows, _multiply_add, _fma_rows
     maximum, largest, load_inside, add_inside, pair = _maximum, _largest, _load_inside, _add_inside, _pair
+    store_inside = _store_inside
     clamp, rint, power_of_two, exp_series = _clamp, _rint, _power_of_two, _exp_series

@@ -20,6 +20,7 @@ from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.depthwise import side_by_side
 from minicnn.engine.lanes import Block, best_block
 from minicnn.engine.memory import contiguous, empty, scratch
+from minicnn.engine.points import EIGHT, SIX, SIZES, matrices
 from minicnn.engine.products import panel_block
 from minicnn.engine.threads import MAX_THREADS, get_threads
 from minicnn.layers import sequence
@@ -27,6 +28,8 @@ from minicnn.layers.activations import Identity, ReLU
 from minicnn.layers.base import Layer
 from minicnn.layers.windows import Window
 
+# Of tiles of 7 x 7 a single image has few, and each reads twice as many weights.
+POINTS, TILE = {3: SIX, 5: EIGHT}, SIZES[6]
 MOST = 16  # images that go together through the dense layers
 CACHED = 2**19  # bytes between two operations: half of a usual second-level cache
 LITTLE = 2**13  # numbers and multiply-adds of an operation that one thread does sooner than two agree on it
@@ -195,9 +198,9 @@ class Program(Layer):
             tiles = winograd.fits(layer.w.shape, layer.window, layer.groups, self.dtype)
             (above, below), (before, behind) = layer.window.padding
             if tiles:
-                cut = winograd._tiles(shape, layer.kernel_size[0], layer.window.padding)
-                below = cut.rows * winograd.SIZE + layer.kernel_size[0] - 1 - above - x.shape[0]
-                behind = cut.columns * winograd.SIZE + layer.kernel_size[0] - 1 - before - x.shape[1]
+                cut = winograd.tiles_of(shape, POINTS[layer.kernel_size[0]], layer.window.padding)
+                below = cut.rows * TILE + layer.kernel_size[0] - 1 - above - x.shape[0]
+                behind = cut.columns * TILE + layer.kernel_size[0] - 1 - before - x.shape[1]
             x.needs(above, below, before, behind)
             return self._add(self._tiles_kind(layer) if tiles else self._rows_kind(layer), layer, x, shape)
         if kind is layers.Dense:
@@ -216,7 +219,7 @@ class Program(Layer):
 
     def _tiles_kind(self, layer: layers.Conv2D):
         r = layer.kernel_size[0]
-        low = self.bfloat16 and winograd.takes_bfloat16(r)
+        low = self.bfloat16 and winograd.takes_bfloat16(POINTS[r])
         return does.tiles_of_3x3_in_bfloat16 if low else does.TILES[r]
 
     def _rows_kind(self, layer):
@@ -254,7 +257,7 @@ class Program(Layer):
         placed: list[tuple[int, int, int, int]] = []
         tiled = [one.layer.w.shape for one in self.operations if one.tiled and isinstance(one.layer, layers.Conv2D)]
         lanes = self.blocks[0].shape[1]
-        at_points = [(r + winograd.SIZE - 1) ** 2 * (does.TILE_GROUP * (c + lanes) + 32) for r, _, c, _ in tiled]
+        at_points = [(r + TILE - 1) ** 2 * (does.TILE_GROUP * (c + lanes) + 32) for r, _, c, _ in tiled]
         low = [one.group * one.x.size // 2 + 16 for one in self.operations if one.of_rows and one.pairs]
         self.own, self.memory = does.SCRATCH + max(at_points + low, default=0), 0
         for i, operation in enumerate(self.operations[:-1]):
@@ -387,17 +390,17 @@ class Program(Layer):
     def _tiles(self, row, operation, layer) -> list[np.ndarray]:
         x, y, w = operation.x, operation.y, layer.w.value
         (r, _, c, f), (above, before), of = w.shape, (p[0] for p in layer.window.padding), 2 if operation.pool else 1
-        cut = winograd._tiles(layer.output_shape, r, layer.window.padding)
+        cut = winograd.tiles_of(layer.output_shape, POINTS[r], layer.window.padding)
         lanes = winograd._block(c, f, self.dtype).shape[1]
-        i, j = np.indices((cut.rows, cut.columns)).reshape(2, -1) * winograd.SIZE
+        i, j = np.indices((cut.rows, cut.columns)).reshape(2, -1) * TILE
         window = (i - above) * x.row + (j - before) * c
         target = i // of * y.row + j // of * f
-        rows, columns = (np.clip(n - k // of, 0, winograd.SIZE // of) for n, k in zip(y.shape[:2], (i, j), strict=True))
+        rows, columns = (np.clip(n - k // of, 0, TILE // of) for n, k in zip(y.shape[:2], (i, j), strict=True))
         images = np.arange(operation.group)[:, None]
         tiles = window + images * x.size, target + images * y.size, rows + 0 * images, columns + 0 * images
         row[does.TABLE], row[does.COUNT] = self._write(np.stack(tiles, axis=-1)), len(window)
         operation.block = self._block(lanes)
-        g = winograd.weight_transform(r, np.dtype(np.float64))
+        g = matrices(r + TILE - 1)[2]
         u = np.einsum("jq,iqcf->ijcf", g, np.einsum("ip,pqcf->iqcf", g, w)).reshape(-1, f)
         return self._panels(operation, np.concatenate([_bias(layer)[None], u]).reshape(-1, f // lanes, lanes))
 

@@ -1,9 +1,13 @@
-"""Convolution with 25% or 16% of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see layers/convolution.py.
+"""Convolution with 18, 25 or 16% of the multiplications (Winograd, 1980; Lavin and Gray, 2016): see layers/convolution.py.
 
 Faster because m outputs of a window of r weights are a product of two polynomials, of degrees m - 1 and r - 1, and a
 polynomial of degree m + r - 2 is as well known by its values at n = m + r - 1 points. At points, a product is a product of
 numbers: n multiplications where the sum over the window takes m * r. In two dimensions, a tile of 4 x 4 outputs of a 3 x 3
 window takes 6 x 6 = 36 multiplications and not 144, and one of a 5 x 5 window 8 x 8 = 64, not 400.
+
+A tile of 7 x 7 outputs of a 3 x 3 window takes 81, not 441. Images are often 7, 14, 28, 56 .. pixels high and wide, and of
+such tiles none is partly empty, of 4 x 4 some are: they take 1.4 to 1.8 times as many multiplications. The price is a larger
+error, of 5 millionths in place of 0.3 (see points.py).
 
     v = B^T d B              a window of n x n pixels d, at the points        (gather_pixels)
     u = G g G^T              the weights g, at the points                     (transform_weights)
@@ -14,21 +18,16 @@ All three transforms are linear, so the chain rule runs through them by their tr
 
     dm = A dy A^T,    du = sum over tiles of v * dm,    dg = G^T du G,    dv = dm * u,    dd = B dv B^T, added where
     windows overlap.
-
-The points are 0, infinity and pairs p, -p (as in oneDNN, 2018): +-5/8 and +-3/2 for 3 x 3, +-1/2, +-1 and +-2 for 5 x 5. All
-numbers in A and B are then exact in binary. The error in float32 is about twice that of the plain sum for 3 x 3, a
-quarter of that with the textbook's 0, +-1, +-2, and five times that of the plain sum for 5 x 5 (see benchmarks/engine.md).
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 from numba import get_thread_id
-from numpy.polynomial.polynomial import polyfromroots
 
 from minicnn.engine.before import scaled_window, sums_of_image
 from minicnn.engine.behind import pool_window
@@ -40,7 +39,9 @@ from minicnn.engine.lanes import (
     add_inside,
     best_block,
     compiled,
+    fill,
     fma,
+    fma_rows,
     gate,
     load,
     load_inside,
@@ -48,28 +49,42 @@ from minicnn.engine.lanes import (
     maximum0,
     only_where,
     prefetch,
+    repeat,
     store,
+    store_inside,
     store_rows,
     strided,
     transpose,
     zeros,
 )
 from minicnn.engine.memory import scratch
+from minicnn.engine.points import (
+    EIGHT,
+    FOUR,
+    NINE,
+    SEVEN,
+    SIX,
+    SIZES,
+    apart,
+    column_of_outputs,
+    columns_to_points,
+    matrices,
+    outputs_to_points,
+    pixels_to_points,
+    points_to_pixels,
+    rows_to_outputs,
+)
 from minicnn.engine.products import Sums, outer_product, rows_by_panel
 from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, most_splits, parallel, share_of
 
-SIZE = 4  # of a tile: rows and columns of outputs
-PAIRS = {
-    6: (5 / 8, 3 / 2),
-    8: (1 / 2, 1.0, 2.0),
-}  # the points p and -p, beside 0 and infinity, where there are n of all
-SIX, EIGHT = tuple(range(6)), tuple(range(8))  # how many points a kernel is compiled for: as long as such a tuple
+GROUP = 32  # tiles
 
 
 class Tiles(NamedTuple):
     """How an image is cut into tiles of outputs; each reads a window of n x n pixels."""
 
-    points: tuple[int, ...]  # SIX or EIGHT
+    points: tuple[int, ...]  # SIX, EIGHT or NINE
+    outputs: tuple[int, ...]  # FOUR or SEVEN
     rows: int
     columns: int
     top: int  # how far the first window reaches over the image's edge
@@ -85,6 +100,7 @@ class Scratch(NamedTuple):
     pairs: np.ndarray  # the same in bfloat16, or dm itself
     m: np.ndarray  # the product with a panel: m in forward, dv in backward
     window: np.ndarray  # two windows of n x n vectors
+    plane: np.ndarray  # an image before its pool
 
 
 def fits(w_shape, window, groups, dtype) -> bool:
@@ -95,126 +111,8 @@ def fits(w_shape, window, groups, dtype) -> bool:
     return plain and kh == kw and kh in (3, 5) and c % lanes == 0 and f % lanes == 0
 
 
-@lru_cache
-def matrices(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B^T, A and G for n points, a row for each: 0, each p and -p, infinity.
-
-    A and G have the powers of p, G each divided by the Lagrange denominator, the product of p - q over the other points q;
-    B^T has the product of x - q, in powers of x. At infinity only the highest power counts.
-    """
-    points = [0.0, *(sign * p for p in PAIRS[n] for sign in (1, -1))]
-    others = [[q for q in points if q != p] for p in points]
-    b = [[*polyfromroots(rest), 0.0] for rest in others] + [polyfromroots(points)]
-    highest = [np.eye(1, columns, columns - 1) for columns in (SIZE, n + 1 - SIZE)]
-    a, g = (np.concatenate([np.vander(points, last.size, increasing=True), last]) for last in highest)
-    g[:-1] /= [[np.prod(np.subtract(p, rest))] for p, rest in zip(points, others, strict=True)]
-    return np.array(b), a, g
-
-
-def weight_transform(r: int, dtype) -> np.ndarray:
-    """G, (r + 3) x r."""
-    return matrices(r + SIZE - 1)[2].astype(dtype)
-
-
 # ---------------------------------------------------------------------------------------------------------------
-# One-dimensional transforms. p and -p have the same even powers, and odd ones that differ only in their sign: so one sum
-# over even powers, and one over odd ones, serve both
-
-
-def _even_and_odd(matrix):
-    """Of 0 and each p the even columns, of each p and infinity the odd ones: the others are 0, or those of -p."""
-    return matrix[[0, *range(1, len(matrix) - 1, 2)], ::2], matrix[1::2, 1::2]
-
-
-def _sums(matrix, rows, multiply_add):
-    """matrix @ rows, without what is multiplied by 0; what is multiplied by 1 comes first, and costs nothing."""
-    sums = []
-    for factors in matrix.tolist():
-        total = None
-        for factor, row in sorted(zip(factors, rows, strict=True), key=lambda term: term[0] != 1):
-            if factor:
-                total = multiply_add(factor, row, total)
-        sums.append(total)
-    return sums
-
-
-def _to_points(which):
-    """matrix @ rows."""
-
-    def formula(points, rows, plus, minus, multiply_add):
-        parts = zip(_even_and_odd(matrices(points)[which]), (rows[::2], rows[1::2]), strict=True)
-        (first, *even), (*odd, last) = (_sums(matrix, part, multiply_add) for matrix, part in parts)
-        return first, *(v for e, o in zip(even, odd, strict=True) for v in (plus(e, o), minus(e, o))), last
-
-    return formula
-
-
-def _from_points(which):
-    """matrix.T @ rows."""
-
-    def formula(points, rows, plus, minus, multiply_add):
-        even, odd = _even_and_odd(matrices(points)[which])
-        pairs = list(zip(rows[1:-1:2], rows[2:-1:2], strict=True))
-        even = _sums(even.T, [rows[0], *(plus(*pair) for pair in pairs)], multiply_add)
-        odd = _sums(odd.T, [*(minus(*pair) for pair in pairs), rows[-1]], multiply_add)
-        return tuple(v for both in zip(even, odd, strict=True) for v in both)
-
-    return formula
-
-
-pixels_to_points, points_to_pixels = compiled(_to_points(0)), compiled(_from_points(0))  # B^T d; B v
-outputs_to_points, points_to_outputs = compiled(_to_points(1)), compiled(_from_points(1))  # A y; A^T m
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Two-dimensional transforms of one tile, a vector of channels at a time. `window` is scratch of n x n vectors
-
-
-@helper
-def apart(step, rows):
-    """Offsets a step apart, one for each of the rows."""
-    return strided(step, 0, len(rows), rows)
-
-
-@helper
-def four(step):
-    """Four offsets a step apart."""
-    return 0, step, 2 * step, 3 * step
-
-
-@helper
-def columns_to_points(like, points, window, v, v0, step):
-    """v = B^T of the window's columns, written a step apart for each of the n * n."""
-    row = len(points) * len(like)
-    for j in range(len(points)):
-        column = pixels_to_points(points, load_rows(like, window, apart(row, points), j * len(like)))
-        store_rows(v, apart(len(points) * step, points), v0 + j * step, column)
-
-
-@helper
-def rows_to_outputs(like, points, m, m0, step, window):
-    """m A, into the window's first four columns."""
-    for i in range(len(points)):
-        row = points_to_outputs(points, load_rows(like, m, apart(step, points), m0 + i * len(points) * step))
-        store_rows(window, four(len(like)), i * len(points) * len(like), row)
-
-
-@helper
-def column_of_outputs(like, points, window, j):
-    """A^T times a column of the window."""
-    return points_to_outputs(points, load_rows(like, window, apart(len(points) * len(like), points), j * len(like)))
-
-
-@helper
-def store_column(array, at, step, count, column):
-    """The first `count` of a column's four vectors, a step apart."""
-    store(array, at, column[0])
-    if count > 1:
-        store(array, at + step, column[1])
-    if count > 2:
-        store(array, at + 2 * step, column[2])
-    if count > 3:
-        store(array, at + 3 * step, column[3])
+# Weights: to the points, and their gradient back
 
 
 @parallel
@@ -285,8 +183,8 @@ def _transform_du(part, block, g, partial, dw, sums, halves):
 @helper
 def locate(tile, tiles):
     """The image a tile belongs to, and its first output's row and column."""
-    image, rest = tile // (tiles.rows * tiles.columns), tile % (tiles.rows * tiles.columns)
-    return image, rest // tiles.columns * SIZE, rest % tiles.columns * SIZE
+    per, size = tiles.rows * tiles.columns, len(tiles.outputs)
+    return tile // per, tile % per // tiles.columns * size, tile % per % tiles.columns * size
 
 
 @kernel
@@ -357,23 +255,38 @@ def times_panel(block, tiles, a, depth, u, u0, count, m, soon, later):
 @helper
 def finished_column(like, points, window, j, add, relu):
     """A column of outputs, with bias and ReLU."""
-    y0, y1, y2, y3 = column_of_outputs(like, points, window, j)
-    outputs = y0 + add, y1 + add, y2 + add, y3 + add
+    outputs = column_of_outputs(like, points, window, j)
+    outputs = fma_rows(outputs, fill(like, 1.0), repeat(add, outputs))
     if relu:
         outputs = maximum0(outputs)
     return outputs
 
 
 @helper
-def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first, count, window):
-    """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes); with a pool a tile is four windows."""
+def pool_plane(number, plane, oh, ow, like, y, winner, at, f):
+    """Pool a vector of channels of an image (oh, ow, lanes)."""
+    n = len(like)
+    for i in range(0, oh, 2):
+        for j in range(0, ow, 2):
+            here, below = (i * ow + j) * n, ((i + 1) * ow + j) * n
+            a, b = load(like, plane, here), load(like, plane, here + n)
+            c, d = load(like, plane, below), load(like, plane, below + n)
+            pool_window(number, a, b, c, d, y, winner, at + (i // 2 * (ow // 2) + j // 2) * f)
+
+
+@helper
+def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first, count, window, plane):
+    """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes).
+
+    With a pool a tile of 4 x 4 is four windows; those of 7 x 7 go into a plane, which is pooled when the image is whole.
+    """
     (oh, ow, f), (_, y, winner, relu, pool, _, _), points, n = shape, behind, tiles.points, len(like)
-    add = load(like, bias, channel)
+    add, size = load(like, bias, channel), len(tiles.outputs)
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         rows_to_outputs(like, points, m, t * n, span(tiles, n), window)
-        if pool:
-            for j in range(0, min(SIZE, ow - column), 2):
+        if pool and size == 4:
+            for j in range(0, min(size, ow - column), 2):
                 a = finished_column(like, points, window, j, add, relu)
                 b = finished_column(like, points, window, j + 1, add, relu)
                 at = ((image * oh + row) // 2 * (ow // 2) + (column + j) // 2) * f + channel
@@ -381,54 +294,60 @@ def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first,
                 if row + 2 < oh:
                     pool_window(number, a[2], b[2], a[3], b[3], y, winner, at + ow // 2 * f)
             continue
-        at = ((image * oh + row) * ow + column) * f + channel
-        for j in range(min(SIZE, ow - column)):
+        for j in range(min(size, ow - column)):
             column_of_y = finished_column(like, points, window, j, add, relu)
-            store_column(y, at + j * f, ow * f, oh - row, column_of_y)
+            if pool:
+                store_inside(plane, (row * ow + column + j) * n, ow * n, oh - row, column_of_y)
+            else:
+                at = ((image * oh + row) * ow + column + j) * f + channel
+                store_inside(y, at, ow * f, oh - row, column_of_y)
+        if pool and row + size >= oh and column + size >= ow:
+            pool_plane(number, plane, oh, ow, like, y, winner, image * (oh // 2) * (ow // 2) * f + channel, f)
 
 
 @helper
-def four_of_dy(like, number, behind, image, shape, row, column, k):
-    """Four pixels of dy that follow each other in a row, come back through pool and ReLU; 0 outside the image."""
-    (oh, ow, f), (dy, y, winner, relu, pool, _, _) = shape, behind
+def row_of_dy(like, number, behind, outputs, image, shape, row, column, k, pixels):
+    """Pixels of dy that follow each other in a row, come back through pool and ReLU; 0 outside the image."""
+    (oh, ow, f), (dy, y, winner, relu, pool, _, _), n = shape, behind, len(like)
     line, width = image * oh + row, ow if row < oh else 0
     if pool:
-        start, middle = (line // 2 * (ow // 2) + column // 2) * f + k, column // 2
-        a, b = load_inside(like, dy, start, f, middle, width // 2, (0, f))
-        if relu:
-            ya, yb = load_inside(like, y, start, f, middle, width // 2, (0, f))
-            a, b = gate(a, ya), gate(b, yb)
-        wa, wb = load_inside(number, winner, start, f, middle, width // 2, (0, f))
         left = row % 2 * 2
-        return (
-            only_where(wa, left, a),
-            only_where(wa, left + 1, a),
-            only_where(wb, left, b),
-            only_where(wb, left + 1, b),
-        )
+        for j in range(column // 2, (column + len(outputs) + 1) // 2):
+            a, b, at, here = like, like, (line // 2 * (ow // 2) + j) * f + k, 2 * (j - column // 2) * n
+            if 2 * j < width:
+                v, which = load(like, dy, at), load(number, winner, at)
+                if relu:
+                    v = gate(v, load(like, y, at))
+                a, b = only_where(which, left, v), only_where(which, left + 1, v)
+            store(pixels, here, a)
+            store(pixels, here + n, b)
+        return load_rows(like, pixels, apart(n, outputs), column % 2 * n)
     start = (line * ow + column) * f + k
-    d0, d1, d2, d3 = load_inside(like, dy, start, f, column, width, four(f))
+    d = load_inside(like, dy, start, f, column, width, outputs)
     if relu:
-        y0, y1, y2, y3 = load_inside(like, y, start, f, column, width, four(f))
-        d0, d1, d2, d3 = gate(d0, y0), gate(d1, y1), gate(d2, y2), gate(d3, y3)
-    return d0, d1, d2, d3
+        d = gate(d, load_inside(like, y, start, f, column, width, outputs))
+    return d
+
+
+added = compiled(lambda points, rows, plus, *_: (reduce(plus, rows),))  # all of a block's rows, as a block of one
 
 
 @helper
 def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs, db, window):
     """dm = A dy A^T (n * n, group, f) of the tiles; dy's pixels are added to db. Where depth is f / 2, as `pairs` too."""
-    f, points, n = shape[2], tiles.points, len(like)
+    f, points, outputs, n = shape[2], tiles.points, tiles.outputs, len(like)
+    pixels = window[len(points) ** 2 * n :]
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         for k in range(0, f, n):
             total = load(like, db, k)
-            for i in range(SIZE):
-                d0, d1, d2, d3 = four_of_dy(like, number, behind, image, shape, row + i, column, k)
-                total = total + d0 + d1 + d2 + d3
-                store_rows(window, apart(n, points), i * len(points) * n, outputs_to_points(points, (d0, d1, d2, d3)))
+            for i in range(len(outputs)):
+                d = row_of_dy(like, number, behind, outputs, image, shape, row + i, column, k, pixels)
+                total = total + added(outputs, d)[0]
+                store_rows(window, apart(n, points), i * len(points) * n, outputs_to_points(points, d))
             store(db, k, total)
             for j in range(len(points)):
-                column_of_dy = load_rows(like, window, four(len(points) * n), j * n)
+                column_of_dy = load_rows(like, window, apart(len(points) * n, outputs), j * n)
                 column_of_dm = outputs_to_points(points, column_of_dy)
                 at, step = t * f + k + j * span(tiles, f), len(points) * span(tiles, f)
                 store_rows(dm, apart(step, points), at, column_of_dm)
@@ -482,7 +401,7 @@ def _forward(part, block, before, x, tiles, u, bias, behind, y_shape, own):
     (n, h, w, c), f, parts, depth = x.shape, y_shape[2], len(tiles.points) ** 2, u.shape[2]
     total, thread = n * tiles.rows * tiles.columns, get_thread_id()
     shape, x, u = (h, w, c), x.reshape(-1), u.reshape(-1)
-    v, m, window = own.v[thread], own.m[thread], own.window[thread]
+    v, m, window, plane = own.v[thread], own.m[thread], own.window[thread], own.plane[thread]
     like, number = zeros(x, block)[0], zeros(behind.winner, block)[0]
     for group in chunk(part, (total + tiles.group - 1) // tiles.group):
         first = group * tiles.group
@@ -492,7 +411,7 @@ def _forward(part, block, before, x, tiles, u, bias, behind, y_shape, own):
             soon = region(behind.y, y_shape, tiles, first, 0 if behind.pool else count, p, len(like))
             later = region(x, shape, tiles, first + count, tiles.group if p == 0 else 0, 0, c)
             times_panel(block, tiles, v, depth, u, p * parts * depth, count, m, soon, later)
-            scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window)
+            scatter_outputs(like, number, m, bias, behind, y_shape, p, tiles, first, count, window, plane)
 
 
 @parallel
@@ -537,26 +456,40 @@ def _block(c: int, f: int, dtype) -> np.dtype:
     return Block(rows, lanes if c % lanes == f % lanes == 0 else lanes // 2)
 
 
-def _tiles(y_shape, r, padding, group=32) -> Tiles:
-    rows, columns = (-(-n // SIZE) for n in y_shape[:2])
-    return Tiles(SIX if r == 3 else EIGHT, rows, columns, padding[0][0], padding[1][0], group)
+def points_for(r: int, y_shape, pool: bool) -> tuple[int, ...]:
+    """At how many points: 9, where that saves a quarter of the multiplications or more.
+
+    Not before a pool where a group of tiles cannot be whole images. The size of a batch is not asked, so that an image gives
+    the same numbers in each.
+    """
+    if r == 5:
+        return EIGHT
+    six, nine = (math.prod(n * -(-size // SIZES[n]) for size in y_shape[:2]) for n in (6, 9))
+    whole = GROUP % (nine // 81) == 0
+    return NINE if 4 * nine <= 3 * six and (whole or not pool) else SIX
 
 
-def takes_bfloat16(r: int) -> bool:
-    """Whether its products may be in bfloat16: 8 points make its rounding twenty times as large, 6 points five times."""
-    return r == 3
+def tiles_of(y_shape, points, padding, group=GROUP) -> Tiles:
+    size = SIZES[len(points)]
+    rows, columns = (-(-n // size) for n in y_shape[:2])
+    return Tiles(points, SEVEN if size == 7 else FOUR, rows, columns, padding[0][0], padding[1][0], group)
 
 
-def packed(w, bfloat16) -> np.ndarray:
+def takes_bfloat16(points) -> bool:
+    """Whether its products may be in bfloat16: 6 points make its rounding five times as large, 8 points twenty times."""
+    return points == SIX
+
+
+def packed(w, points, bfloat16) -> np.ndarray:
     """The weights (r, r, c, f) at the points, in panels (panels, n * n, c, lanes) as wide as a vector; or those of pairs."""
     r, _, c, f = w.shape
-    block, points = _block(c, f, w.dtype), r + SIZE - 1
+    block, g = _block(c, f, w.dtype), matrices(len(points))[2].astype(w.dtype)
     lanes = block.shape[1]
-    u = scratch("panels", (f // lanes, points**2, c, lanes), w.dtype)
+    u = scratch("panels", (f // lanes, len(points) ** 2, c, lanes), w.dtype)
     halves = scratch("halves", (PARTS, r * lanes), w.dtype)
-    _transform_weights(8 * u.size, block, weight_transform(r, w.dtype), w, u, halves)
+    _transform_weights(8 * u.size, block, g, w, u, halves)
     if bfloat16:
-        return paired_rows(u.reshape(-1, lanes), "pairs of panels").reshape(f // lanes, points**2, c // 2, lanes)
+        return paired_rows(u.reshape(-1, lanes), "pairs of panels").reshape(f // lanes, len(points) ** 2, c // 2, lanes)
     return u
 
 
@@ -566,20 +499,26 @@ def _at_points(slot: str, tiles: Tiles, depth: int, dtype) -> np.ndarray:
 
 
 def _own(tiles: Tiles, v: np.ndarray, dm: np.ndarray, pairs: np.ndarray, lanes: int, dtype) -> Scratch:
-    """The scratch of all threads."""
-    window = scratch("blocks", (MAX_THREADS, 2 * len(tiles.points) ** 2 * lanes), dtype)
-    return Scratch(v, dm, pairs, _at_points("y", tiles, lanes, dtype), window)
+    """The scratch of all threads, without a plane."""
+    window, plane = scratch("blocks", (MAX_THREADS, 2 * len(tiles.points) ** 2 * lanes), dtype), np.empty((0, 0), dtype)
+    return Scratch(v, dm, pairs, _at_points("y", tiles, lanes, dtype), window, plane)
 
 
 def convolve(before, x, w, b, padding, y_shape, behind, bfloat16):
     """y of a convolution that `fits`; y_shape is that before a pool."""
     (r, _, c, f), dtype = w.shape, x.dtype
-    block, tiles = _block(c, f, dtype), _tiles(y_shape, r, padding)
-    while len(x) * tiles.rows * tiles.columns < 2 * get_threads() * tiles.group and tiles.group > 8:
+    points = points_for(r, y_shape, behind.pool)
+    bfloat16 = bfloat16 and takes_bfloat16(points)
+    block, tiles = _block(c, f, dtype), tiles_of(y_shape, points, padding)
+    of_image, lanes = tiles.rows * tiles.columns, block.shape[1]
+    planes = points == NINE and behind.pool
+    least = max(8, of_image) if planes else 8
+    while len(x) * of_image < 2 * get_threads() * tiles.group and tiles.group > least:
         tiles = tiles._replace(group=tiles.group // 2)  # every thread has two groups or more, if they are not too small
     bias, work = np.zeros(f, dtype) if b is None else b, len(x) * math.prod(y_shape) * r * r * c
-    u, no_dm = packed(w, bfloat16), np.empty((0, 0), dtype)
-    own = _own(tiles, _at_points("x", tiles, u.shape[2], u.dtype), no_dm, no_dm, block.shape[1], dtype)
+    u, no_dm = packed(w, points, bfloat16), np.empty((0, 0), dtype)
+    own = _own(tiles, _at_points("x", tiles, u.shape[2], u.dtype), no_dm, no_dm, lanes, dtype)
+    own = own._replace(plane=scratch("plane", (MAX_THREADS, planes * math.prod(y_shape[:2]) * lanes), dtype))
     _forward(work if len(x) > 1 else 0, block, before, x, tiles, u, bias, behind, y_shape, own)
 
 
@@ -587,25 +526,27 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, dx, bfloat
     """dx, where there is memory for it, dw and db of a convolution that `fits`; of the products only dx's in bfloat16."""
     r, _, c, f = w.shape
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
+    points = points_for(r, y_shape, behind.pool)
+    bfloat16 = bfloat16 and takes_bfloat16(points)
     # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
     large = c * f >= 8192
-    group = (128 if r == 3 else 64) if large else 32
-    tasks, tiles = min(n, 4 if large else 8), _tiles(y_shape, r, padding, group)
+    group = (128 if points == SIX else 64) if large else GROUP
+    tasks, tiles = min(n, 4 if large else 8), tiles_of(y_shape, points, padding, group)
     kind, depth = (PAIR, f // 2) if bfloat16 else (dtype, f)
-    points, lanes = len(tiles.points), block.shape[1]
-    u = np.empty((0, points**2, depth, lanes), kind)
+    many, lanes = len(points) ** 2, block.shape[1]
+    u = np.empty((0, many, depth, lanes), kind)
     if dx.size:
         swapped, square = scratch("swapped", (r, r, f, c), dtype), best_block(dtype).shape[1] // 2
         _swap(MOVED * w.size, Block(square, square), w.reshape(r * r, c, f), swapped)
-        u = packed(swapped, bfloat16)
+        u = packed(swapped, points, bfloat16)
     splits = most_splits(n, tasks)
-    sums = Sums(scratch("partial", (tasks, points**2 * c * f), dtype), scratch("db", (tasks * splits, f), dtype))
+    sums = Sums(scratch("partial", (tasks, many * c * f), dtype), scratch("db", (tasks * splits, f), dtype))
     dm = _at_points("dy", tiles, f, dtype)
     pairs = _at_points("pairs", tiles, depth, PAIR) if bfloat16 else dm
     own = _own(tiles, _at_points("x", tiles, c, dtype), dm, pairs, lanes, dtype)
     _backward(2 * n * math.prod(y_shape) * r * r * c, block, behind, y_shape, before, x, tiles, u, sums, dx, own)
-    halves = scratch("halves", (MAX_THREADS, points * r * lanes), dtype)
-    du = scratch("du", (MAX_THREADS, points**2 * f), dtype)
-    _transform_du(MOVED * sums.dw.size, block, weight_transform(r, dtype), sums.dw, dw, du, halves)
+    g, halves = matrices(len(points))[2].astype(dtype), scratch("halves", (MAX_THREADS, len(points) * r * lanes), dtype)
+    du = scratch("du", (MAX_THREADS, many * f), dtype)
+    _transform_du(MOVED * sums.dw.size, block, g, sums.dw, dw, du, halves)
     if db is not None:
         db[...] = sums.db[::splits].sum(axis=0)
