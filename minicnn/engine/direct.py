@@ -174,7 +174,7 @@ def pad_gated(like, number, behind, image, shape, padded, padded_width, top, lef
 
 
 @kernel
-def _pack(w, panels):
+def _pack_panels(w, panels):
     """Weights (rows, groups * f) to panels (groups, panels, rows, lanes); lanes beyond f are 0."""
     groups, count, rows, width = panels.shape
     f = w.shape[1] // groups
@@ -282,9 +282,9 @@ def convolve(before, x, w, b, window, groups, behind, sums):
     size, block = windows.oh * windows.ow * f, panel_block(f // groups, dtype, ROWS)
     count = -(-(f // groups) // block.shape[1])
     panels = scratch("panels", (groups, count, kh * kw * c, block.shape[1]), dtype)
-    _pack(w.reshape(-1, f), panels)
+    _pack_panels(w.reshape(-1, f), panels)
     bias = scratch("bias", (groups, count, 1, block.shape[1]), dtype)
-    _pack(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
+    _pack_panels(np.zeros((1, f), dtype) if b is None else b.reshape(1, f), bias)
     tasks = tasks_of_parts(len(x))
     own = Scratch(
         scratch("x", (tasks, windows.rows * windows.columns * x.shape[3]), dtype),
