@@ -77,7 +77,9 @@ from minicnn.engine.points import (
 from minicnn.engine.products import Sums, outer_product, rows_by_panel
 from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, most_splits, parallel, share_of
 
-GROUP = 32  # tiles
+# How many tiles, of so many points, go through the products together: their numbers stay in the second cache meanwhile. In
+# backward each group reads and writes all of du: of a large one there should be few.
+GROUPS, LARGE_GROUPS = {6: 32, 8: 32, 9: 16}, {6: 128, 8: 64, 9: 32}
 
 
 class Tiles(NamedTuple):
@@ -465,14 +467,15 @@ def points_for(r: int, y_shape, pool: bool) -> tuple[int, ...]:
     if r == 5:
         return EIGHT
     six, nine = (math.prod(n * -(-size // SIZES[n]) for size in y_shape[:2]) for n in (6, 9))
-    whole = GROUP % (nine // 81) == 0
+    whole = GROUPS[9] % (nine // 81) == 0
     return NINE if 4 * nine <= 3 * six and (whole or not pool) else SIX
 
 
-def tiles_of(y_shape, points, padding, group=GROUP) -> Tiles:
+def tiles_of(y_shape, points, padding) -> Tiles:
     size = SIZES[len(points)]
     rows, columns = (-(-n // size) for n in y_shape[:2])
-    return Tiles(points, SEVEN if size == 7 else FOUR, rows, columns, padding[0][0], padding[1][0], group)
+    outputs, group = SEVEN if size == 7 else FOUR, GROUPS[len(points)]
+    return Tiles(points, outputs, rows, columns, padding[0][0], padding[1][0], group)
 
 
 def takes_bfloat16(points) -> bool:
@@ -528,10 +531,9 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, dx, bfloat
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     points = points_for(r, y_shape, behind.pool)
     bfloat16 = bfloat16 and takes_bfloat16(points)
-    # Each group reads and writes all of du, and each task has a du of its own: of large ones there should be few.
-    large = c * f >= 8192
-    group = (128 if points == SIX else 64) if large else GROUP
-    tasks, tiles = min(n, 4 if large else 8), tiles_of(y_shape, points, padding, group)
+    tasks, tiles = min(n, 8), tiles_of(y_shape, points, padding)
+    if c * f >= 8192:  # each task has a du of its own
+        tasks, tiles = min(n, 4), tiles._replace(group=LARGE_GROUPS[len(points)])
     kind, depth = (PAIR, f // 2) if bfloat16 else (dtype, f)
     many, lanes = len(points) ** 2, block.shape[1]
     u = np.empty((0, many, depth, lanes), kind)
