@@ -531,9 +531,9 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, dx, bfloat
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     points = points_for(r, y_shape, behind.pool)
     bfloat16 = bfloat16 and takes_bfloat16(points)
-    tasks, tiles = min(n, 8), tiles_of(y_shape, points, padding)
-    if c * f >= 8192:  # each task has a du of its own
-        tasks, tiles = min(n, 4), tiles._replace(group=LARGE_GROUPS[len(points)])
+    tasks, tiles = min(n, 8, max(2, n // 8)), tiles_of(y_shape, points, padding)  # each task has a du of its own
+    if c * f >= 8192:
+        tasks, tiles = min(n, 4, max(2, n // 16)), tiles._replace(group=LARGE_GROUPS[len(points)])
     kind, depth = (PAIR, f // 2) if bfloat16 else (dtype, f)
     many, lanes = len(points) ** 2, block.shape[1]
     u = np.empty((0, many, depth, lanes), kind)
