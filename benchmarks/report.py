@@ -129,7 +129,10 @@ def merged(many: list[dict]) -> dict:
         for net, result in results["nets"].items():
             old = found["nets"].setdefault(net, result)
             if old is not result:
-                old["setup"] = result["setup"] | old["setup"]
+                for name, setup in result["setup"].items():
+                    first = old["setup"].get(name, {})
+                    error = setup["error"] | first.get("error", {})  # each run says it of its own cases
+                    old["setup"][name] = setup | first | {"error": error}
                 old["failed"] = {
                     n: why for n, why in (old["failed"] | result["failed"]).items() if n not in old["setup"]
                 }

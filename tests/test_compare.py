@@ -211,6 +211,17 @@ def test_who_fails_in_the_middle_keeps_no_part_and_the_others_go_on():
     assert "jax" not in report.table("A", found)
 
 
+def test_runs_of_different_cases_are_one():
+    first = {"machine": {}, "nets": {"A": result(minicnn={"train": [1]}, jax={"train": [2]})}}
+    second = {"machine": {}, "nets": {"A": result(minicnn={"batch": [2]}, jax={"batch": [3]})}}
+    for results, case in ((first, "train"), (second, "inference")):
+        for setup in results["nets"]["A"]["setup"].values():
+            setup["error"] = {case: setup["error"][case]}  # that of the cases which were asked for
+    found = report.merged([first, second])["nets"]["A"]
+    assert found["setup"]["jax"]["error"] == {"train": 1e-6, "inference": 1e-7}
+    assert "a training step" in report.table("A", found) and "256 images" in report.table("A", found)
+
+
 def test_runs_of_different_peers_are_one(tmp_path):
     first = {"machine": {}, "nets": {"A": result(minicnn={"train": [1]}, jax={"train": [2]})}}
     second = {"machine": {}, "nets": {"A": result(minicnn={"train": [2]}, tensorflow={"train": [3]})}}
