@@ -37,8 +37,8 @@ class Network:
 
     With precision "bfloat16" 3x3 convolutions and dense layers, in predictions most other convolutions too, multiply numbers
     rounded to 8 of their 24 bits, two at a time, where the processor can (AVX512_BF16) and the backend is "numba"; sums,
-    weights, their gradients and all else stay float32. So do, in training, 3x3 convolutions of images 7, 14, 28 .. pixels
-    wide, which are as fast in it. README has what it brings.
+    weights, their gradients and all else stay float32. So do, in training, 3x3 convolutions of images of 7, 14, 28 .. pixels
+    each way, which are as fast in it. README has what it brings.
     How a network computes is no part of what it learnt: a copy and a pickle keep the precision, a file does not, and
     `minicnn.load` gives float32; to go on in bfloat16, make the network with that precision and `load_weights`.
     """

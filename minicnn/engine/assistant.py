@@ -29,8 +29,8 @@ from minicnn.engine.lanes import address_of
 
 CALLER, ASSISTANT = range(2)
 # The claims, an array of CLAIMS numbers: first what is to be told of the image, and how many operations are cut in two;
-# then, each in a cache line of its own, how many first halves and how many second halves are claimed, NOTHING where there
-# is no image, and how many halves are done.
+# then, each in a cache line of its own, how many first halves, the caller's, and how many second ones, the assistant's, are
+# claimed, all of them or NOTHING where there is no image, and how many halves are done.
 CLAIMS, CUT, CLAIMED, DONE, NOTHING = 64, 1, (16, 32), 48, 2**62
 SOON = 1e-3  # seconds from the end of an image to the next
 LATE = 3e-4  # seconds that an image may take longer than another half as long again
@@ -46,12 +46,13 @@ LONGEST_IMAGE = 0.1  # seconds that it waits for an image to end
 
 @intrinsic
 def add(typing, claims, index, n):
-    """claims[index] += n, as one step that no other thread comes between; the number before."""
+    """claims[index] += n, as one step that no other thread comes between."""
 
     def codegen(context, builder, signature, args):
-        return builder.atomic_rmw("add", address_of(context, builder, claims, *args[:2]), args[2], "seq_cst")
+        builder.atomic_rmw("add", address_of(context, builder, claims, *args[:2]), args[2], "seq_cst")
+        return context.get_dummy_value()
 
-    return types.int64(claims, types.intp, types.int64), codegen
+    return types.void(claims, types.intp, types.int64), codegen
 
 
 @intrinsic
@@ -89,7 +90,6 @@ def put(typing, claims, index, n):
 
 def _add(claims, index, n):
     claims[index] += n
-    return claims[index] - n
 
 
 def _claim(claims, index, n):

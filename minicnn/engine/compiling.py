@@ -230,7 +230,10 @@ AHEAD = (
 )
 MOST_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds, for a kernel that another process is compiling: longer than any takes
-FIRST = "training._make_batch.launch", "_pack_panels", "direct._forward.launch", "winograd._forward.launch"  # of a step
+FIRST = (  # of a training step
+    *("training._make_batch.launch", "_pack_panels", "direct._forward.launch"),
+    *("winograd._transform_weights.launch", "winograd._forward.launch"),
+)
 describe: Callable[[], str] = str  # of the network that was asked for last; "" for none: see compile.describer
 _ahead_processes: list[int] = []
 

@@ -1,9 +1,9 @@
 """Winograd's transforms of one tile: from pixels, outputs and weights to points, and back. See winograd.py.
 
-The points are pairs p, -p and infinity, and 0 where there are n = 6 or 8 of all (as in oneDNN, 2018). All numbers in A and B
-are exact in binary. They were chosen among those for the least error in float32, relative to the largest number, root of
-the mean square of y, dx and dw, by random numbers and 48 channels: 3e-7 for the 6 points, 2e-6 for the 8 and 5e-6 for the
-9. That of the plain sum is 1e-7.
+The points are pairs p, -p and infinity, and 0 where there are n = 6 or 8 of all (as in oneDNN, 2018). They are such that all
+numbers in A and B are exact in binary, and otherwise those with the least error in float32: 6e-7 for the 6 points, 2.5e-6
+for the 8 and 6e-6 for the 9, where the plain sum's is 3e-7 (of 32 channels, both the error and y as the root of their mean
+square; see benchmarks/engine.md).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from minicnn.engine.lanes import compiled, load_rows, store_rows, strided
 
 PAIRS = {6: (5 / 8, 3 / 2), 8: (1 / 2, 1.0, 2.0), 9: (1 / 4, 11 / 16, 9 / 8, 2.0)}  # p, where there are n points
 SIZES = {6: 4, 8: 4, 9: 7}  # rows and columns of outputs of a tile, where there are n points
-# A kernel is compiled for so many points, and for tiles of so many rows, as a tuple has numbers.
-SIX, EIGHT, NINE = (tuple(range(n)) for n in PAIRS)
-FOUR, SEVEN = (tuple(range(size)) for size in sorted({*SIZES.values()}))
+SIX, EIGHT, NINE = (
+    tuple(range(n)) for n in PAIRS
+)  # a kernel is compiled for as many points as such a tuple has numbers
 
 
 @lru_cache

@@ -5,9 +5,9 @@ polynomial of degree m + r - 2 is as well known by its values at n = m + r - 1 p
 numbers: n multiplications where the sum over the window takes m * r. In two dimensions, a tile of 4 x 4 outputs of a 3 x 3
 window takes 6 x 6 = 36 multiplications and not 144, and one of a 5 x 5 window 8 x 8 = 64, not 400.
 
-A tile of 7 x 7 outputs of a 3 x 3 window takes 81, not 441. Images are often 7, 14, 28, 56 .. pixels high and wide, and of
-such tiles none is partly empty, of 4 x 4 some are: they take 1.4 to 1.8 times as many multiplications. The price is a larger
-error, of 5 millionths in place of 0.3 (see points.py).
+A tile of 7 x 7 outputs of a 3 x 3 window takes 9 x 9 = 81, not 441. Images are often 7, 14, 28, 56 .. pixels high and wide:
+there tiles of 4 x 4 take 1.4 times as many multiplications, and 1.8 times where some of them are partly empty, as at 7 and
+14. The price is ten times the error (see points.py).
 
     v = B^T d B              a window of n x n pixels d, at the points        (gather_pixels)
     u = G g G^T              the weights g, at the points                     (transform_weights)
@@ -60,9 +60,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import scratch
 from minicnn.engine.points import (
     EIGHT,
-    FOUR,
     NINE,
-    SEVEN,
     SIX,
     SIZES,
     apart,
@@ -86,7 +84,7 @@ class Tiles(NamedTuple):
     """How an image is cut into tiles of outputs; each reads a window of n x n pixels."""
 
     points: tuple[int, ...]  # SIX, EIGHT or NINE
-    outputs: tuple[int, ...]  # FOUR or SEVEN
+    outputs: tuple[int, ...]  # as many numbers as a tile has rows and columns
     rows: int
     columns: int
     top: int  # how far the first window reaches over the image's edge
@@ -287,7 +285,7 @@ def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first,
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         rows_to_outputs(like, points, m, t * n, span(tiles, n), window)
-        if pool and size == 4:
+        if pool and size % 2 == 0:
             for j in range(0, min(size, ow - column), 2):
                 a = finished_column(like, points, window, j, add, relu)
                 b = finished_column(like, points, window, j + 1, add, relu)
@@ -315,7 +313,8 @@ def row_of_dy(like, number, behind, outputs, image, shape, row, column, k, pixel
     if pool:
         left = row % 2 * 2
         for j in range(column // 2, (column + len(outputs) + 1) // 2):
-            a, b, at, here = like, like, (line // 2 * (ow // 2) + j) * f + k, 2 * (j - column // 2) * n
+            at, here = (line // 2 * (ow // 2) + j) * f + k, 2 * (j - column // 2) * n
+            a, b = like, like  # zeros
             if 2 * j < width:
                 v, which = load(like, dy, at), load(number, winner, at)
                 if relu:
@@ -474,12 +473,12 @@ def points_for(r: int, y_shape, pool: bool) -> tuple[int, ...]:
 def tiles_of(y_shape, points, padding) -> Tiles:
     size = SIZES[len(points)]
     rows, columns = (-(-n // size) for n in y_shape[:2])
-    outputs, group = SEVEN if size == 7 else FOUR, GROUPS[len(points)]
-    return Tiles(points, outputs, rows, columns, padding[0][0], padding[1][0], group)
+    return Tiles(points, tuple(range(size)), rows, columns, padding[0][0], padding[1][0], GROUPS[len(points)])
 
 
 def takes_bfloat16(points) -> bool:
-    """Whether its products may be in bfloat16: 6 points make its rounding five times as large, 8 points twenty times."""
+    """Whether its products may be in bfloat16: 6 points make its rounding five times as large, 8 points twenty times, 9
+    still more; and by 9 points float32 is as fast."""
     return points == SIX
 
 
@@ -531,9 +530,11 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, dx, bfloat
     n, dtype, block = len(x), x.dtype, _block(c, f, x.dtype)
     points = points_for(r, y_shape, behind.pool)
     bfloat16 = bfloat16 and takes_bfloat16(points)
-    tasks, tiles = min(n, 8, max(2, n // 8)), tiles_of(y_shape, points, padding)  # each task has a du of its own
+    tasks, tiles = 8, tiles_of(y_shape, points, padding)
     if c * f >= 8192:
-        tasks, tiles = min(n, 4, max(2, n // 16)), tiles._replace(group=LARGE_GROUPS[len(points)])
+        tasks, tiles = 4, tiles._replace(group=LARGE_GROUPS[len(points)])
+    # Each task has a du of its own, at 9 points a large one; threads that share a task each transform all of its images.
+    tasks = min(n, tasks, max(tasks // 2, n * tasks // 64) if points == NINE else tasks)
     kind, depth = (PAIR, f // 2) if bfloat16 else (dtype, f)
     many, lanes = len(points) ** 2, block.shape[1]
     u = np.empty((0, many, depth, lanes), kind)
