@@ -471,6 +471,7 @@ def points_for(r: int, y_shape, pool: bool) -> tuple[int, ...]:
 
 
 def tiles_of(y_shape, points, padding) -> Tiles:
+    """The tiles of outputs (h, w, f), in groups of the usual size."""
     size = SIZES[len(points)]
     rows, columns = (-(-n // size) for n in y_shape[:2])
     return Tiles(points, tuple(range(size)), rows, columns, padding[0][0], padding[1][0], GROUPS[len(points)])
