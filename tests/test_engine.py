@@ -460,7 +460,7 @@ def every_operation(block, x, table, small, large, out):
         lanes.store_rows(out, targets, at, result)
     lanes.store_rows_prefetching(out, targets, at + row, loaded)
     lanes.add_inside(out, at + 2 * row, n, 1, rows, loaded)  # all but the last row
-    lanes.store_inside(out, at + 3 * row, n, rows - 1, loaded)
+    lanes.store_inside(out, at + 3 * row, n, 0, rows - 1, loaded)
     lanes.store_rows(out, targets, at + 4 * row, lanes.gate(loaded, spread))
     lanes.store(out, at + 5 * row, lanes.fma(0.7, a, b))
     lanes.store(out, at + 6 * row, lanes.fma(x[3], a, b))

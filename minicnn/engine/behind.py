@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicnn.engine.compiling import helper
-from minicnn.engine.lanes import fill, fma, gate, larger, load, load_prefetching, load_rows, only_where, store, zeros
+from minicnn.engine.lanes import fill, fma, gate, larger, load, load_prefetching, load_rows, only_where, store
 
 
 class Behind(NamedTuple):
@@ -29,15 +29,14 @@ class Behind(NamedTuple):
 
 
 @helper
-def pool_image(row, x, shape, y, winner, y0):
-    """The windows of one image (h, w, c), which lies at the beginning of x; y and winner from y0 on."""
+def pool_image(like, number, x, shape, y, winner, y0, f):
+    """The windows of one image (h, w, c), which lies at the beginning of x; c of y's and winner's f channels from y0 on."""
     h, w, c = shape
-    like, number = zeros(x, row)[0], zeros(winner, row)[0]
     for i in range(h // 2):
         for j in range(w // 2):
             for k in range(0, c, len(like)):
                 v0, v1, v2, v3 = load_rows(like, x, (0, c, w * c, w * c + c), (2 * i * w + 2 * j) * c + k)
-                pool_window(number, v0, v1, v2, v3, y, winner, y0 + (i * (w // 2) + j) * c + k)
+                pool_window(number, v0, v1, v2, v3, y, winner, y0 + (i * (w // 2) + j) * f + k)
 
 
 @helper

@@ -251,7 +251,7 @@ def _forward(part, blocks, before, x, windows, panels, bias, behind, f, targets,
     """Where a pool follows, an image's own result goes to memory of the task's and only its pooled one to y."""
     n, h, w, c = x.shape
     tasks, flat_x, pixels, share = own.x.shape[0], x.reshape(-1), windows.oh * windows.ow, f // panels.shape[0]
-    like, like_in = zeros(x, blocks.row)[0], zeros(x, blocks.row_in)[0]
+    like, like_in, number = zeros(x, blocks.row)[0], zeros(x, blocks.row_in)[0], zeros(behind.winner, blocks.row)[0]
     for task in chunk(part, tasks):
         frame = own.x[task]
         frame[:] = 0
@@ -269,7 +269,7 @@ def _forward(part, blocks, before, x, windows, panels, bias, behind, f, targets,
                 )
                 if behind.pool:
                     shape, y0 = (windows.oh, windows.ow, f), image * (pixels // 4) * f
-                    pool_image(blocks.row, y, shape, behind.y, behind.winner, y0)
+                    pool_image(like, number, y, shape, behind.y, behind.winner, y0, f)
             moments_of_images(like, piece, n, pixels, behind.y, sums)
 
 

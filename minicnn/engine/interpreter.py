@@ -321,7 +321,7 @@ def _points_to_outputs(like, points, m, own, sums, step, weights, bias, op, y, s
         block = y0 + add, y1 + add, y2 + add, y3 + add
         if relu:
             block = maximum0(block)
-        store_inside(m, y + j * f, row, rows, block)
+        store_inside(m, y + j * f, row, 0, rows, block)
 
 
 # ---------------------------------------------------------------------------------------------------------------

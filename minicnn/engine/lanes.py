@@ -30,8 +30,8 @@ stream past. So here a vector of numbers is a value of its own, and a block is a
                 first, count, rows)
     add_inside(array, index, step,         array[index + i * step:] += row i of b, where 0 <= first + i < count
                first, count, b)
-    store_inside(array, index, step,       array[index + i * step:] = row i of b, where i < count
-                 count, b)
+    store_inside(array, index, step,       array[index + i * step:] = row i of b, in the same places
+                 first, count, b)
     store_rows(array, offsets, index, b)   the reverse of load_rows; store_rows_prefetching asks ahead too
     multiply_add(x, offsets, k, v, sums)   row i of sums += x[offsets[i] + k] * v
     fma_rows(b, v, sums)                   row i of sums += row i of b * v
@@ -631,39 +631,29 @@ def _load_inside(typing, like, array, at, step, first, count, rows):
     return block(like, array, *[types.intp] * 4, rows), codegen
 
 
-@intrinsic
-def _add_inside(typing, array, at, step, first, count, block):
-    vector = block.dtype
+def _writing_inside(adding):
+    @intrinsic
+    def write_inside(typing, array, at, step, first, count, block):
+        vector = block.dtype
 
-    def codegen(context, builder, signature, args):
-        _, index, step, first, count, _ = args
-        nowhere = cgutils.alloca_once(builder, context.get_value_type(vector))
-        for i in range(block.count):
-            number = ir.Constant(index.type, i)
-            address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))
-            address = _inside_or(builder, nowhere, address, first, number, count)
-            total = builder.fadd(_load(context, builder, vector, address), builder.extract_value(args[5], i))
-            _store(context, builder, vector, address, total)
-        return context.get_dummy_value()
+        def codegen(context, builder, signature, args):
+            _, index, step, first, count, _ = args
+            nowhere = cgutils.alloca_once(builder, context.get_value_type(vector))
+            for i in range(block.count):
+                number, row = ir.Constant(index.type, i), builder.extract_value(args[5], i)
+                address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))
+                address = _inside_or(builder, nowhere, address, first, number, count)
+                if adding:
+                    row = builder.fadd(_load(context, builder, vector, address), row)
+                _store(context, builder, vector, address, row)
+            return context.get_dummy_value()
 
-    return types.void(array, *[types.intp] * 4, block), codegen
+        return types.void(array, *[types.intp] * 4, block), codegen
+
+    return write_inside
 
 
-@intrinsic
-def _store_inside(typing, array, at, step, count, block):
-    vector = block.dtype
-
-    def codegen(context, builder, signature, args):
-        _, index, step, count, _ = args
-        nowhere, first = cgutils.alloca_once(builder, context.get_value_type(vector)), ir.Constant(index.type, 0)
-        for i in range(block.count):
-            number = ir.Constant(index.type, i)
-            address = address_of(context, builder, array, args[0], builder.add(index, builder.mul(step, number)))
-            address = _inside_or(builder, nowhere, address, first, number, count)
-            _store(context, builder, vector, address, builder.extract_value(args[4], i))
-        return context.get_dummy_value()
-
-    return types.void(array, *[types.intp] * 3, block), codegen
+_add_inside, _store_inside = _writing_inside(True), _writing_inside(False)
 
 
 @intrinsic
@@ -848,9 +838,10 @@ if config.DISABLE_JIT:
             if 0 <= first + i < count:
                 array[at + i * step : at + i * step + len(row)] += row
 
-    def store_inside(array, at, step, count, block):
-        for i in range(min(count, len(block))):
-            store(array, at + i * step, block[i])
+    def store_inside(array, at, step, first, count, block):
+        for i, row in enumerate(block):
+            if 0 <= first + i < count:
+                store(array, at + i * step, row)
 
     store_rows_prefetching = store_rows
 

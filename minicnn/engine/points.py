@@ -18,9 +18,8 @@ from minicnn.engine.lanes import compiled, load_rows, store_rows, strided
 
 PAIRS = {6: (5 / 8, 3 / 2), 8: (1 / 2, 1.0, 2.0), 9: (1 / 4, 11 / 16, 9 / 8, 2.0)}  # p, where there are n points
 SIZES = {6: 4, 8: 4, 9: 7}  # rows and columns of outputs of a tile, where there are n points
-SIX, EIGHT, NINE = (
-    tuple(range(n)) for n in PAIRS
-)  # a kernel is compiled for as many points as such a tuple has numbers
+# A kernel is compiled for as many points as such a tuple has numbers.
+SIX, EIGHT, NINE = (tuple(range(n)) for n in PAIRS)
 
 
 @lru_cache

@@ -400,7 +400,7 @@ class Program(Layer):
         tiles = window + images * x.size, target + images * y.size, rows + 0 * images, columns + 0 * images
         row[does.TABLE], row[does.COUNT] = self._write(np.stack(tiles, axis=-1)), len(window)
         operation.block = self._block(lanes)
-        g = matrices(r + TILE - 1)[2]
+        g = matrices(len(POINTS[r]))[2]
         u = np.einsum("jq,iqcf->ijcf", g, np.einsum("ip,pqcf->iqcf", g, w)).reshape(-1, f)
         return self._panels(operation, np.concatenate([_bias(layer)[None], u]).reshape(-1, f // lanes, lanes))
 

@@ -30,7 +30,7 @@ import numpy as np
 from numba import get_thread_id
 
 from minicnn.engine.before import scaled_window, sums_of_image
-from minicnn.engine.behind import pool_window
+from minicnn.engine.behind import pool_image, pool_window
 from minicnn.engine.bfloat16 import paired_rows
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
@@ -263,18 +263,6 @@ def finished_column(like, points, window, j, add, relu):
 
 
 @helper
-def pool_plane(number, plane, oh, ow, like, y, winner, at, f):
-    """Pool a vector of channels of an image (oh, ow, lanes)."""
-    n = len(like)
-    for i in range(0, oh, 2):
-        for j in range(0, ow, 2):
-            here, below = (i * ow + j) * n, ((i + 1) * ow + j) * n
-            a, b = load(like, plane, here), load(like, plane, here + n)
-            c, d = load(like, plane, below), load(like, plane, below + n)
-            pool_window(number, a, b, c, d, y, winner, at + (i // 2 * (ow // 2) + j // 2) * f)
-
-
-@helper
 def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first, count, window, plane):
     """A vector of channels of y = A^T m A from the tiles' m (n * n, group, lanes).
 
@@ -297,12 +285,13 @@ def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first,
         for j in range(min(size, ow - column)):
             column_of_y = finished_column(like, points, window, j, add, relu)
             if pool:
-                store_inside(plane, (row * ow + column + j) * n, ow * n, oh - row, column_of_y)
+                store_inside(plane, (row * ow + column + j) * n, ow * n, 0, oh - row, column_of_y)
             else:
                 at = ((image * oh + row) * ow + column + j) * f + channel
-                store_inside(y, at, ow * f, oh - row, column_of_y)
+                store_inside(y, at, ow * f, 0, oh - row, column_of_y)
         if pool and row + size >= oh and column + size >= ow:
-            pool_plane(number, plane, oh, ow, like, y, winner, image * (oh // 2) * (ow // 2) * f + channel, f)
+            at = image * (oh // 2) * (ow // 2) * f + channel
+            pool_image(like, number, plane, (oh, ow, n), y, winner, at, f)
 
 
 @helper
