@@ -411,6 +411,7 @@ def _backward(part, block, behind, y_shape, before, x, tiles, u, sums, dx, own):
     """
     (n, h, w, c), f, parts, depth, tasks = x.shape, y_shape[2], len(tiles.points) ** 2, u.shape[2], len(sums.dw)
     splits, shape, x, u, dx = len(sums.db) // max(tasks, 1), (h, w, c), x.reshape(-1), u.reshape(-1), dx.reshape(-1)
+    dy_shape = (y_shape[0] // 2, y_shape[1] // 2, f) if behind.pool else y_shape
     for unit in chunk(part, tasks * splits):
         task, split, thread = unit // splits, unit % splits, get_thread_id()
         v, dm, pairs, dv = own.v[thread], own.dm[thread], own.pairs[thread], own.m[thread]
@@ -425,11 +426,11 @@ def _backward(part, block, behind, y_shape, before, x, tiles, u, sums, dx, own):
                 count = min(tiles.group, end - first)
                 gather_pixels(like, before, x, shape, tiles, first, count, c, v, window)
                 gather_dy(like, number, behind, y_shape, tiles, first, count, dm, depth, pairs, db, window)
-                after, rest = first + count, 0 if behind.pool else tiles.group
+                after, of_y = first + count, tiles.group if behind.relu else 0
                 later = (
                     region(x, shape, tiles, after, tiles.group, 0, c),
-                    region(behind.dy, y_shape, tiles, after, rest, 0, f),
-                    region(behind.y, y_shape, tiles, after, rest if behind.relu else 0, 0, f),
+                    region(behind.dy, dy_shape, tiles, after, tiles.group, 0, f),
+                    region(behind.y, dy_shape, tiles, after, of_y, 0, f),
                 )
                 add_outer_products(block, tiles, v, c, some, dm, f, count, du, share == 0 and first == start, later)
                 if dx.size and share == split:
