@@ -159,7 +159,7 @@ def _transform_du(part, block, g, partial, dw, sums, halves):
             for l in range(0, f, n):
                 total = nothing
                 for task in range(partial.shape[0]):
-                    total = total + load(total, partial[task], (point * c + k) * f + l)
+                    total = total + load(total, partial[task], (point * f + l) * c + k * n)
                 store(du, point * f + l, total)
         for l in range(0, f, n):
             for i in range(points):
@@ -348,7 +348,7 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs
 
 @helper
 def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, later):
-    """du (n * n, c, f) += v^T dm, for some of the n * n; = where it is `fresh`. Three regions are asked for meanwhile."""
+    """du (n * n, panels, c, lanes) += v^T dm, for some of the n * n; = where it is `fresh`. Three regions are asked for meanwhile."""
     like, parts = zeros(v, block), len(tiles.points) ** 2
     for point in some:
         fetch(later[0], point, parts)
@@ -356,7 +356,7 @@ def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, later)
         fetch(later[2], point, parts)
         for p in range(0, f, len(like[0])):
             for k in range(0, c, len(like)):
-                targets, at = strided(f, k, c, like), point * c * f + p
+                targets, at = strided(len(like[0]), k, c, like), (point * f + p) * c
                 sums = like
                 if not fresh:
                     sums = load_rows(like[0], du, targets, at)
