@@ -69,6 +69,7 @@ from minicnn import (
 from minicnn.callbacks import Callback
 from minicnn.engine import ahead, compile, compiling, exponentials, lanes, threads, winograd
 from minicnn.engine import points as at_points
+from minicnn.engine.atomics import add, look
 from minicnn.engine.lanes import Block, best_block
 from minicnn.layers import sequence
 from minicnn.layers.windows import Window
@@ -791,6 +792,27 @@ def test_there_is_a_share_for_each_of_sixty_four_threads(monkeypatch):
     assert [threads.most_splits(n, min(n, 8)) for n in (0, 1, 3, 8, 20, 70)] == [1, 1, 1, 1, 2, 8]
     monkeypatch.setattr(threads, "_threads", 2)
     assert threads.most_splits(128, 8) == 1
+
+
+@threads.parallel
+def _the_first_waits(part, done):
+    """Count the parts that are done in done[0]; the first one notes in done[1] how many it has seen, and waits for all."""
+    if part == 0:
+        for _ in range(10**9):
+            done[1] = look(done, 0)
+            if done[1] == threads.PARTS - 1:
+                break
+    add(done, 0, 1)
+
+
+def parts_seen():
+    done = np.zeros(2, np.int64)
+    _the_first_waits(threads.SMALL, done)
+    return done.tolist()
+
+
+def test_a_thread_that_is_done_takes_the_parts_of_one_that_is_late():
+    assert run(parts_seen, NUMBA_NUM_THREADS=2) == "[64, 63]"
 
 
 class Pool:

@@ -21,11 +21,9 @@ import threading
 import time
 from typing import Any
 
-from numba import config, types
-from numba.extending import intrinsic
+from numba import config
 
 from minicnn.engine import threads
-from minicnn.engine.lanes import address_of
 
 CALLER, ASSISTANT = range(2)
 # The claims, an array of CLAIMS numbers: first what is to be told of the image, and how many operations are cut in two;
@@ -42,68 +40,6 @@ WORTH = 0.9  # of its time alone that an image may take with help
 SHORT_REST = 0.01  # seconds, where it takes more; eight times as long each time that it does so again
 PATIENCE, LOOKS = 5e-4, 4e9  # seconds, beside an image's own, that it looks for the next; a look takes about a cycle
 LONGEST_IMAGE = 0.1  # seconds that it waits for an image to end
-
-
-@intrinsic
-def add(typing, claims, index, n):
-    """claims[index] += n, as one step that no other thread comes between."""
-
-    def codegen(context, builder, signature, args):
-        builder.atomic_rmw("add", address_of(context, builder, claims, *args[:2]), args[2], "seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(claims, types.intp, types.int64), codegen
-
-
-@intrinsic
-def claim(typing, claims, index, n):
-    """Make claims[index] n + 1 if it is n, as one step that no other thread comes between; whether it was."""
-
-    def codegen(context, builder, signature, args):
-        at, one = address_of(context, builder, claims, *args[:2]), args[2].type(1)
-        swap = builder.cmpxchg(at, args[2], builder.add(args[2], one), "seq_cst", "seq_cst")
-        return builder.extract_value(swap, 1)
-
-    return types.boolean(claims, types.intp, types.int64), codegen
-
-
-@intrinsic
-def look(typing, claims, index):
-    """claims[index] as another thread may have left it."""
-
-    def codegen(context, builder, signature, args):
-        return builder.load_atomic(address_of(context, builder, claims, *args[:2]), "seq_cst", 8)
-
-    return types.int64(claims, types.intp), codegen
-
-
-@intrinsic
-def put(typing, claims, index, n):
-    """claims[index] = n, seen by other threads after all that was written before."""
-
-    def codegen(context, builder, signature, args):
-        builder.store_atomic(args[2], address_of(context, builder, claims, *args[:2]), "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(claims, types.intp, types.int64), codegen
-
-
-def _add(claims, index, n):
-    claims[index] += n
-
-
-def _claim(claims, index, n):
-    free = claims[index] == n
-    claims[index] += free
-    return free
-
-
-def _put(claims, index, n):
-    claims[index] = n
-
-
-if config.DISABLE_JIT:
-    add, claim, look, put = _add, _claim, lambda claims, index: claims[index], _put
 
 
 class Trial:

@@ -19,7 +19,8 @@ from numba import config, get_thread_id, types
 from numba.extending import intrinsic
 
 from minicnn.engine.activations import A, B
-from minicnn.engine.assistant import ASSISTANT, CALLER, CLAIMED, CUT, DONE, add, claim, look, put
+from minicnn.engine.assistant import ASSISTANT, CALLER, CLAIMED, CUT, DONE
+from minicnn.engine.atomics import add, claim, look, put
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.depthwise import nine_taps, row_of_windows
 from minicnn.engine.exponentials import sigmoid, tanh

@@ -1,9 +1,11 @@
 """How a kernel's work is spread over the processor's cores.
 
-A `@parallel` kernel is written for one of PARTS parts of its work; a call runs them all, dealt out to Numba's pool of
-threads. The pool serves one caller at a time; a second Python thread that comes meanwhile, and a process after a fork (whose
-copy of the pool has no threads in it), run the parts one after the other instead of waiting, hanging or aborting. Both give
-the same bits, for a kernel never lets the number of threads decide the order of a sum.
+A `@parallel` kernel is written for one of PARTS parts of its work; a call runs them all on Numba's pool of threads. Each
+thread has an equal share of them, and when it is done takes parts of the others' (work stealing: Blumofe and Leiserson,
+1999), so that nobody waits long for a thread whose core another process uses. The pool serves one caller at a time; a second
+Python thread that comes meanwhile, and a process after a fork (whose copy of the pool has no threads in it), run the parts
+one after the other instead of waiting, hanging or aborting. All give the same bits, for a kernel never lets the number of
+threads, or who does a part, decide the order of a sum.
 
 Numba would compile the body of a `prange` loop five times over, each time into a larger wrapper. So there is only one such
 loop here, over a pointer to a compiled kernel: a second's work for each kernel and not five.
@@ -16,11 +18,13 @@ import threading
 from types import FunctionType
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import config, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from minicnn.engine.atomics import add
 from minicnn.engine.compiling import helper, kernel, reap_ahead
 
 # An OpenMP thread that waits for work burns its core, by default for milliseconds, and with it the time of whatever else
@@ -38,6 +42,8 @@ _pool, _own = threading.Lock(), threading.local()
 _started = _forked = False
 noted: dict | None = None  # instead of being run, kernels note here what they are called with: see ahead.py
 MAX_THREADS = _threads = config.NUMBA_NUM_THREADS
+APART = 8  # numbers from one thread's to the next, in a cache line of its own
+_taken = np.zeros(APART * MAX_THREADS, np.int64)  # of each thread's share: the next part that nobody has taken
 
 
 def set_threads(n: int) -> None:
@@ -107,9 +113,16 @@ def _call(typing, entry, packed, part):
     return types.void(types.intp, types.intp, types.intp), codegen
 
 
-def _all_at_once(entry, packed):
-    for part in prange(PARTS):
-        _call(entry, packed, part)
+def _all_at_once(entry, packed, taken, threads):
+    for thread in range(threads):
+        taken[APART * thread] = thread * PARTS // threads
+    for thread in prange(threads):
+        for other in range(thread, thread + threads):
+            whose = other % threads
+            part = add(taken, APART * whose, 1)
+            while part < (whose + 1) * PARTS // threads:
+                _call(entry, packed, part)
+                part = add(taken, APART * whose, 1)
 
 
 def _one_by_one(entry, packed):
@@ -120,10 +133,10 @@ def _one_by_one(entry, packed):
 _spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one)
 
 
-def _launch(shared, *args):
+def _launch(taken, threads, *args):
     entry, packed = _entry(_body, args), _pack(args)  # noqa: F821  (_body: see parallel)
-    if shared:
-        _spread(entry, packed)
+    if threads > 1:
+        _spread(entry, packed, taken, threads)
     else:
         _one_by_one(entry, packed)
 
@@ -177,14 +190,14 @@ def parallel(function):
 
     def run(work, *args):
         if noted is not None:
-            noted[launch, (types.boolean, numba.typeof(args))] = None
+            noted[launch, (numba.typeof(_taken), types.intp, numba.typeof(args))] = None
             return
         reap_ahead()
         shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
         try:
             if shared or not _started:
                 _start()
-            launch(bool(shared), *args)
+            launch(_taken, _threads if shared else 1, *args)
         finally:
             if shared:
                 _pool.release()

@@ -348,7 +348,10 @@ def gather_dy(like, number, behind, shape, tiles, first, count, dm, depth, pairs
 
 @helper
 def add_outer_products(block, tiles, v, c, some, dm, f, count, du, fresh, later):
-    """du (n * n, panels, c, lanes) += v^T dm, for some of the n * n; = where it is `fresh`. Three regions are asked for meanwhile."""
+    """du (n * n, panels, c, lanes) += v^T dm, for some of the n * n; = where it is `fresh`.
+
+    Three regions are asked for meanwhile.
+    """
     like, parts = zeros(v, block), len(tiles.points) ** 2
     for point in some:
         fetch(later[0], point, parts)
