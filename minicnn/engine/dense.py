@@ -76,7 +76,6 @@ def _product_of_panel(shape, square, a, first, last, w, transposed, column, pane
         sums = rows_by_matrix(flat, offsets, first * depth, depth, w.reshape(-1), column, step, like)
         store_rows(block, strided(lanes, 0, rows, like), 0, sums)
         return
-    block[:] = 0
     for k0 in range(0, depth, DEPTH):
         used = min(DEPTH, depth - k0)
         _pack_block(like[0], zeros(a, square), w, transposed, k0, used, column, panel)
@@ -88,7 +87,9 @@ def _product_of_panel(shape, square, a, first, last, w, transposed, column, pane
             else:
                 _ask_for(w, k0 + DEPTH + t // len(like) * slice_, slice_, column, lanes)
             here, offsets = strided(lanes, t, rows, like), strided(depth, t, rows, like)
-            sums = load_rows(like[0], block, here, 0)
+            sums = like
+            if k0 > 0:
+                sums = load_rows(like[0], block, here, 0)
             sums = rows_by_panel(flat, offsets, first * depth + k0, used, panel, 0, sums)
             store_rows(block, here, 0, sums)
 
