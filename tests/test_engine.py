@@ -798,7 +798,7 @@ def test_there_is_a_share_for_each_of_sixty_four_threads(monkeypatch):
 def _the_first_waits(part, done):
     """Count the parts that are done in done[0]; the first one notes in done[1] how many it has seen, and waits for all."""
     if part == 0:
-        for _ in range(10**9):
+        for _ in range(10**10):
             done[1] = look(done, 0)
             if done[1] == threads.PARTS - 1:
                 break
