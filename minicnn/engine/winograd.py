@@ -273,7 +273,7 @@ def scatter_outputs(like, number, m, bias, behind, shape, channel, tiles, first,
     for t in range(count):
         image, row, column = locate(first + t, tiles)
         rows_to_outputs(like, points, m, t * n, span(tiles, n), window)
-        if pool and size % 2 == 0:
+        if pool and size == 4:
             for j in range(0, min(size, ow - column), 2):
                 a = finished_column(like, points, window, j, add, relu)
                 b = finished_column(like, points, window, j + 1, add, relu)
