@@ -174,7 +174,7 @@ class Network:
         if self._output is not None and np.may_share_memory(x, self._output):
             x = x.copy()  # the steps would overwrite it on their way
         self._trained = None  # an error on the way leaves nothing to go back through
-        self._output = y = sequence.forward(steps, x, training)
+        self._output = y = engine.forward(steps, x, training)
         self._trained = len(x) if training else None
         return y
 
@@ -185,8 +185,7 @@ class Network:
         if self._trained is None:
             raise RuntimeError("backward: needs a forward with training=True just before it")
         inputs.check_array("backward", dy, self.output_shape, self.dtype, self._trained)
-        first, *others = self.steps[self._first :]  # nothing before the first weights needs a gradient
-        first.backward(sequence.backward(others, dy))
+        engine.learn(self.steps[self._first :], dy)  # nothing before the first weights needs a gradient
 
     def batch(self, images: np.ndarray, index: np.ndarray, matrix=None, holes=None) -> np.ndarray:
         """images[index] as the floats the first layer takes, good until the next call; see `inputs.make_batch`."""

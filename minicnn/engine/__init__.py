@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from minicnn import versions
+from minicnn.layers import sequence
 from minicnn.layers.base import Layer
 from minicnn.say import warn
 
@@ -58,6 +59,24 @@ def steps(layers: list[Layer], precision: str = "float32") -> list[Layer]:
     from minicnn.engine import compile  # loads Numba
 
     return compile.compile(layers, bfloat16=precision == "bfloat16")
+
+
+def forward(steps: list[Layer], x: np.ndarray, training: bool) -> np.ndarray:
+    """`sequence.forward` of what `steps` gave, faster."""
+    return _passes().forward(steps, x, training)
+
+
+def learn(steps: list[Layer], dy: np.ndarray) -> None:
+    """`sequence.learn` of what `steps` gave, faster."""
+    _passes().learn(steps, dy)
+
+
+def _passes():
+    if _backend == "numpy":
+        return sequence
+    from minicnn.engine import compile
+
+    return compile
 
 
 def in_use(

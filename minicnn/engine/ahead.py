@@ -52,8 +52,7 @@ def needed(network: list[Layer], parameters: Parameters, bfloat16: bool) -> list
     steps, threads.noted = compile.compile(network, bfloat16), {}
     with np.errstate(all="ignore"):  # what was not computed is whatever lies in memory
         dy = sequence.forward(steps, np.zeros((8, *network[0].input_shape), np.float32), training=True)
-        first, *others = steps[sequence.first_that_learns(steps) :]
-        first.backward(sequence.backward(others, dy))
+        sequence.learn(steps[sequence.first_that_learns(steps) :], dy)
         compile.fast(optimizers.Adam()).step(parameters)
     noted, threads.noted = threads.noted, None
     return list(noted)

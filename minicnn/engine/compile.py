@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from minicnn.engine.memory import Turns
 from minicnn.engine.normalization import BatchNorm, Normalized
 from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from minicnn.engine.step import Step
+from minicnn.engine.threads import waiting
 from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
 from minicnn.engine.widened import Widened, runs_wider
 from minicnn.layers import sequence
@@ -48,7 +50,7 @@ class Residual(Step):
         return self.branch + self.shortcut
 
     def forward(self, x, training=False):
-        branch, shortcut = (sequence.forward(part, x, training) for part in (self.branch, self.shortcut))
+        branch, shortcut = (forward(part, x, training) for part in (self.branch, self.shortcut))
         y = self.y(x, training)
         add(branch, shortcut, self.relu, y)
         if training:
@@ -59,7 +61,7 @@ class Residual(Step):
         (y,) = self.saved
         if self.relu:
             dy = relu_backward(dy, y, self.buffer("dy", dy.shape, dy.dtype))
-        branch, shortcut = (sequence.backward(part, dy) for part in (self.branch, self.shortcut))
+        branch, shortcut = (backward(part, dy) for part in (self.branch, self.shortcut))
         dx = self.dx(branch.shape, dy.dtype)
         if self.needs_dx:
             add(branch, shortcut, False, dx)
@@ -122,6 +124,34 @@ def describer(layers: list[Layer], bfloat16: bool) -> Callable[[], str]:
         return json.dumps([[describe_layer(layer) for layer in alive], alive[0].input_shape, bfloat16])
 
     return describe
+
+
+def forward(steps: list[Layer], x: np.ndarray, training: bool) -> np.ndarray:
+    """`sequence.forward`; the kernels of steps that follow each other run when Python is done with them all."""
+    for wait, run in groupby(steps, _may_wait):
+        with waiting(wait):
+            x = sequence.forward(list(run), x, training)
+    return x
+
+
+def backward(steps: list[Layer], dy: np.ndarray) -> np.ndarray:
+    """`sequence.backward`, likewise."""
+    for wait, run in groupby(reversed(steps), _may_wait):
+        with waiting(wait):
+            dy = sequence.backward(list(run)[::-1], dy)
+    return dy
+
+
+def learn(steps: list[Layer], dy: np.ndarray) -> None:
+    """`sequence.learn`, likewise."""
+    first, *others = steps
+    with waiting(_may_wait(first)):
+        first.backward(backward(others, dy))
+
+
+def _may_wait(step: Layer) -> bool:
+    """Whether only kernels read what kernels write: in steps of the engine's, and where an array gets another shape."""
+    return isinstance(step, Step) or type(step) is layers.Flatten
 
 
 def _all(steps: list[Layer]) -> Iterator[Step]:

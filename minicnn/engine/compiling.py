@@ -231,7 +231,7 @@ AHEAD = (
 MOST_AHEAD = 3
 LONGEST_WAIT = 2.0  # seconds, for a kernel that another process is compiling: longer than any takes
 FIRST = (  # of a training step
-    *("training._make_batch.launch", "_pack_panels", "direct._forward.launch"),
+    *("training._make_batch.launch", "direct._pack_panels.launch", "direct._forward.launch"),
     *("winograd._transform_weights.launch", "winograd._forward.launch"),
 )
 describe: Callable[[], str] = str  # of the network that was asked for last; "" for none: see compile.describer

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from minicnn import layers
 from minicnn.engine.bfloat16 import paired_columns, paired_rows
-from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.compiling import helper
+from minicnn.engine.copying import copied
 from minicnn.engine.lanes import (
     Block,
     best_block,
@@ -26,7 +27,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import outer_product, rows_by_matrix, rows_by_panel
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, get_threads, parallel, share_of
+from minicnn.engine.threads import chunk, get_threads, parallel, share_of, whole
 
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 
@@ -142,7 +143,7 @@ def _matmul(a, w, transposed, bias, relu, y, bfloat16):
     chunks = max(1, min(get_threads() // count, n // rows))  # fewer panels than threads: the rows are shared out
     padded = scratch("bias", (0 if bias is None else count * lanes,), y.dtype)
     if bias is not None:
-        padded[:columns], padded[columns:] = bias, 0
+        copied(bias.reshape(1, -1), padded.reshape(1, -1))
     panels = scratch("panels", (count * chunks, DEPTH * lanes), a.dtype)
     blocks = scratch("blocks", (count * chunks, -(-n // chunks) * lanes), y.dtype)
     _product(a.size * columns, block, square, a, w, transposed, padded, relu, y, panels, blocks)
@@ -173,7 +174,7 @@ def _weights(part, shape, x, dy, dw, blocks):
         _rows_of_dw(shape, x, dy, mine.start, mine.stop, dw.shape[1], dw, blocks[task])
 
 
-@kernel
+@whole
 def _gate(dy, y, relu, padded, db):
     """Copy dy, shut where relu gave 0, into rows padded to whole vectors; db gets the sum of the rows."""
     n, f = dy.shape
@@ -204,17 +205,14 @@ class Dense(Step):
     def backward(self, dy):
         (x, y), layer, dy = self.saved, self.layer, contiguous(dy)
         (n, f), (rows, lanes), w = dy.shape, best_block(x.dtype).shape, layer.w
-        padded, db = scratch("dy", (n, -(-f // lanes) * lanes), x.dtype), scratch("db", (f,), x.dtype)
-        _gate(dy, y, self.relu, padded, db)
-        if layer.use_bias:
-            layer.b.grad[...] = db
+        padded = scratch("dy", (n, -(-f // lanes) * lanes), x.dtype)
+        _gate(dy, y, self.relu, padded, layer.b.grad if layer.use_bias else scratch("db", (f,), x.dtype))
         blocks = scratch("blocks", (min(16, len(w.value)), rows * lanes), x.dtype)
         _weights(x.size * f, best_block(x.dtype), x, padded, w.grad, blocks)
         dx = self.dx(x.shape, x.dtype)
         if self.needs_dx:
             gated = padded
             if padded.shape[1] != f:
-                gated = scratch("gated", (n, f), x.dtype)
-                gated[...] = padded[:, :f]
+                gated = copied(padded, scratch("gated", (n, f), x.dtype))
             _matmul(gated, w.value, True, None, False, dx, self.bfloat16)
         return dx

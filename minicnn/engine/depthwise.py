@@ -33,7 +33,7 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.moments import moments_of_images, not_asked_for
-from minicnn.engine.products import Sums, panel_block, weights_block
+from minicnn.engine.products import Sums, add_up, panel_block, weights_block
 from minicnn.engine.step import Step
 from minicnn.engine.threads import PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
@@ -257,7 +257,7 @@ class Depthwise(Step):
             2 * y.size * len(w),
             *(block, dx_block, behind, before, x, w, windows, back, together > 0, sums, dx, frames, dys),
         )
-        layer.w.grad[..., 0] = sums.dw.sum(axis=0).reshape(layer.w.shape[:3])
+        add_up(sums.dw, layer.w.grad)
         if layer.use_bias:
-            layer.b.grad[...] = sums.db[::splits].sum(axis=0)
+            add_up(sums.db, layer.b.grad, splits)
         return dx

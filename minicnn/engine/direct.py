@@ -18,7 +18,7 @@ import numpy as np
 
 from minicnn.engine.before import pad_image, sums_of_image
 from minicnn.engine.behind import dy_at, pool_image
-from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import (
     gather,
     load,
@@ -35,8 +35,8 @@ from minicnn.engine.lanes import (
 )
 from minicnn.engine.memory import scratch
 from minicnn.engine.moments import moments_of_images
-from minicnn.engine.products import Sums, outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.engine.threads import MOVED, PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
+from minicnn.engine.products import Sums, add_up, outer_product, panel_block, rows_by_panel, weights_block
+from minicnn.engine.threads import MOVED, PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts, whole
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28
@@ -173,7 +173,7 @@ def pad_gated(like, number, behind, image, shape, padded, padded_width, top, lef
         store(db, k, total)
 
 
-@kernel
+@whole
 def _pack_panels(w, panels):
     """Weights (rows, groups * f) to panels (groups, panels, rows, lanes); lanes beyond f are 0."""
     groups, count, rows, width = panels.shape
@@ -189,8 +189,8 @@ def _pack_panels(w, panels):
                     target[l] = 0
 
 
-@kernel
-def pack_transposed(w, taps, panels):
+@whole
+def _pack_transposed(w, taps, panels):
     """Weights (taps, c, groups * f) to panels (groups, panels, taps * f, lanes) of w transpose, in order of taps."""
     groups, count, _, width = panels.shape
     c, f = w.shape[1], w.shape[2] // groups
@@ -438,7 +438,7 @@ def convolve_backward(behind, before, x, w, dw, db, window, groups, dx):
         _backward_all(work, blocks, behind, before, x, w, windows, sums, frames, dx, window)
     _reduce(MOVED * partial.size, partial, dw.reshape(rows, f))
     if db is not None:
-        db[...] = sums.db[::splits].sum(axis=0)
+        add_up(sums.db, db, splits)
 
 
 def _backward_all(work, blocks, behind, before, x, w, windows, sums, frames, dx, window):
@@ -449,6 +449,6 @@ def _backward_all(work, blocks, behind, before, x, w, windows, sums, frames, dx,
     dys = scratch("dy", (units, back.rows * back.columns * f + blocks.sums.shape[1]), dtype)
     transposed = scratch("panels", (groups, -(-c // lanes), len(back.taps) * (f // groups), lanes), dtype)
     if dx.size:
-        pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
+        _pack_transposed(w.reshape(kh * kw, c, f), back.taps, transposed)
     own = Scratch(frames, dys, scratch("blocks", (units, ROWS * lanes), dtype))
     _backward(2 * work, blocks, behind, before, x, windows, back, transposed, sums, dx, own)

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import fma, load, load_prefetching, one_row, store, zeros
 from minicnn.engine.memory import scratch
 from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
@@ -93,11 +93,10 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sums
 
 
-@kernel
-def join(means, squares, n, pixels, statistics):
+@helper
+def join(means, squares, n, pixels, mean, variance):
     """Mean and variance of each channel of n units, in float64, from those of the parts."""
     parts, c = means.shape
-    mean, variance = statistics[0], statistics[1]
     mean[:] = 0
     variance[:] = 0
     for part in range(parts):

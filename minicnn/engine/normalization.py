@@ -15,7 +15,7 @@ import numpy as np
 from minicnn import layers
 from minicnn.engine.before import Before, scaled
 from minicnn.engine.behind import Behind, dy_at, pool_window
-from minicnn.engine.compiling import helper, kernel
+from minicnn.engine.compiling import helper
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.depthwise import Depthwise
 from minicnn.engine.exponentials import silu, silu_backward
@@ -32,10 +32,21 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.moments import by_images, join, moments, two_of_each_part, units
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, PARTS, chunk, parallel, share_of
+from minicnn.engine.threads import MOVED, PARTS, chunk, parallel, share_of, whole
 
 
-@kernel
+@whole
+def _learn_statistics(sums, n, pixels, unbiased, momentum, fresh, running_mean, running_variance, statistics):
+    """Mean and variance of each channel, towards which the running ones move."""
+    means, squares = sums
+    join(means, squares, n, pixels, statistics[0], statistics[1])
+    for k in range(means.shape[1]):
+        mean, variance = means.dtype.type(statistics[0, k]), means.dtype.type(statistics[1, k])
+        running_mean[k] = momentum * running_mean[k] + fresh * mean
+        running_variance[k] = momentum * running_variance[k] + fresh * (unbiased * variance)
+
+
+@whole
 def _line_forward(statistics, epsilon, gamma, beta, line):
     """From mean and variance 1 / standard deviation, then centre, scale and shift."""
     mean, variance, inverse_std = statistics[:3]
@@ -45,7 +56,7 @@ def _line_forward(statistics, epsilon, gamma, beta, line):
         line[1, k], line[2, k] = scale, beta[k] + (line[0, k] - mean[k]) * scale  # what rounding took from the mean
 
 
-@kernel
+@whole
 def _line_backward(sums, products, m, statistics, gamma, dbeta, dgamma, line):
     """The gradients of beta and gamma from the shares' sums; and the layer's formula for dx, collected into one number
     each for x and 1."""
@@ -190,9 +201,9 @@ class BatchNorm(Step):
         layer, c = self.layer, x.shape[-1]
         statistics, line = np.empty((5, c)), np.empty((5, c), x.dtype)
         if training:
-            join(*sums, *units(x), statistics)
-            mean, variance = statistics[:2].astype(x.dtype)
-            layer.update_running(mean, variance, x.size // c)
+            m, number = x.size // c, x.dtype.type
+            numbers = number(m / max(1, m - 1)), number(layer.momentum), number(1 - layer.momentum)
+            _learn_statistics(sums, *units(x), *numbers, layer.mean.value, layer.variance.value, statistics)
         else:
             statistics[0], statistics[1] = layer.mean.value, layer.variance.value
         _line_forward(statistics, layer.epsilon, layer.gamma.value, layer.beta.value, line)

@@ -12,6 +12,7 @@ import numpy as np
 
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import Block, best_block, load, load_prefetching, multiply_add
+from minicnn.engine.threads import MOVED, chunk, parallel
 
 
 def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:
@@ -33,6 +34,20 @@ class Sums(NamedTuple):
 
     dw: np.ndarray  # (tasks, ..), in winograd.py at the points
     db: np.ndarray  # (tasks * splits, f), of which each task's first counts: each split of a task adds all of its dy up
+
+
+@parallel
+def _add_up(part, partial, step, total):
+    rows, numbers = partial.shape
+    for k in chunk(part, numbers):
+        total[k] = 0
+        for row in range(0, rows, step):
+            total[k] += partial[row, k]
+
+
+def add_up(partial: np.ndarray, total: np.ndarray, step: int = 1) -> None:
+    """total = the sum of every `step`-th of partial (tasks, ..), in the order of the tasks, whoever computed them."""
+    _add_up(MOVED * partial.size // step, partial.reshape(len(partial), total.size), step, total.reshape(-1))
 
 
 @helper

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType
 
 import numba
@@ -34,6 +36,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 PARTS = 64
 SMALL = 2**22  # multiply-adds: about a tenth of a millisecond
+ROOM = 2**16  # numbers of 8 bytes, for the calls that wait
+LARGEST, HEAD = (
+    2**10,
+    3,
+)  # of a call, and of what stands before its arguments: what is called, its size, which way it runs
+WHOLE, ALONE, SHARED = range(3)  # not in parts, in parts by one thread, by all
 MOVED = 16  # multiply-adds that take as long as one number that is read and written
 _BYTES, _NUMBER = ir.IntType(8).as_pointer(), ir.IntType(64)
 _TASK = ir.FunctionType(ir.VoidType(), [_BYTES, _NUMBER])
@@ -68,24 +76,16 @@ def _start():
 
 
 @intrinsic
-def _pack(typing, args):
-    """Where the arguments lie in this call's memory, as a number."""
-
-    def codegen(context, builder, signature, values):
-        return builder.ptrtoint(cgutils.alloca_once_value(builder, values[0]), _NUMBER)
-
-    return types.intp(args), codegen
-
-
-@intrinsic
 def _entry(typing, body, args):
-    """The address of a function (pointer to packed arguments, part) that calls `body`, compiled here, with them.
+    """The address of a function (pointer to packed arguments, part) that calls `body`, compiled here, with them, and with
+    the part where it takes one.
 
     Nothing in a body can fail: it allocates no memory.
     """
 
     def codegen(context, builder, signature, values):
-        call = types.void(types.intp, *args.types)
+        whole = body.dispatcher.py_func.__code__.co_argcount == len(args.types)
+        call = types.void(*args.types) if whole else types.void(types.intp, *args.types)
         compiled = body.dispatcher.get_compile_result(call)
         context.active_code_library.add_linking_library(compiled.library)
         entry = ir.Function(builder.module, _TASK, builder.function.name + ".entry")
@@ -95,12 +95,28 @@ def _entry(typing, body, args):
         packed = inside.load(inside.bitcast(entry.args[0], kind))
         unpacked = [inside.extract_value(packed, i) for i in range(len(args.types))]
         function = context.declare_function(builder.module, compiled.fndesc)
-        arguments = [entry.args[1], *unpacked]
+        arguments = unpacked if whole else [entry.args[1], *unpacked]
         context.call_conv.call_function(inside, function, call.return_type, call.args, arguments)
         inside.ret_void()
         return builder.ptrtoint(entry, _NUMBER)
 
     return types.intp(body, args), codegen
+
+
+@intrinsic
+def _write_down(typing, place, entry, way, args):
+    """Write a call to memory, at an address; how many numbers of 8 bytes it takes."""
+
+    def codegen(context, builder, signature, values):
+        record = ir.LiteralStructType([_NUMBER] * HEAD + [values[3].type])
+        size = -(-context.get_abi_sizeof(record) // 8)
+        assert size <= LARGEST and context.get_abi_alignment(values[3].type) <= 8
+        target = builder.inttoptr(values[0], record.as_pointer())
+        for i, value in enumerate((values[1], ir.Constant(_NUMBER, size), values[2], values[3])):
+            builder.store(value, cgutils.gep_inbounds(builder, target, 0, i))
+        return ir.Constant(_NUMBER, size)
+
+    return types.intp(types.intp, types.intp, types.intp, args), codegen
 
 
 @intrinsic
@@ -125,20 +141,82 @@ def _all_at_once(entry, packed, taken, threads):
                 part = add(taken, APART * whose, 1)
 
 
-def _one_by_one(entry, packed):
-    for part in range(PARTS):
-        _call(entry, packed, part)
+_spread = kernel(_all_at_once, has_prange=True)
 
 
-_spread, _one_by_one = kernel(_all_at_once, has_prange=True), kernel(_one_by_one)
+@kernel
+def _run(records, address, end, taken, threads):
+    """One call after another, each when the one before it is done."""
+    at = 0
+    while at < end:
+        entry, size, way = records[at], records[at + 1], records[at + 2]
+        packed = address + 8 * (at + HEAD)
+        if way == SHARED and threads > 1:
+            _spread(entry, packed, taken, threads)
+        else:
+            for part in range(1 if way == WHOLE else PARTS):
+                _call(entry, packed, part)
+        at += size
 
 
-def _launch(taken, threads, *args):
-    entry, packed = _entry(_body, args), _pack(args)  # noqa: F821  (_body: see parallel)
-    if threads > 1:
-        _spread(entry, packed, taken, threads)
-    else:
-        _one_by_one(entry, packed)
+def _launch(place, way, *args):
+    return _write_down(place, _entry(_body, args), way, args)  # noqa: F821  (_body: see _launcher)
+
+
+class _Calls:
+    """The calls of kernels that a Python thread has written down and not yet run."""
+
+    def __init__(self):
+        self.records = np.empty(ROOM, np.int64)
+        self.address, self.wait = self.records.ctypes.data, False
+        self.clear()
+
+    def clear(self):
+        """Forget them, and let go of the arrays that they are to read and write."""
+        self.end, self.shared, self.kept = 0, False, []
+
+
+def _mine() -> _Calls:
+    """Those of this thread."""
+    if not hasattr(_own, "calls"):
+        _own.calls = _Calls()
+    return _own.calls
+
+
+def finish() -> None:
+    """Run what waits: for whoever reads what kernels write other than by a kernel."""
+    calls = _mine()
+    if not calls.end:
+        return
+    reap_ahead()
+    shared = calls.shared and _threads > 1 and not _forked and _pool.acquire(blocking=False)
+    try:
+        _start()
+        _run(calls.records, calls.address, calls.end, _taken, _threads if shared else 1)
+    finally:
+        if shared:
+            _pool.release()
+        calls.clear()
+
+
+@contextmanager
+def waiting(wait: bool) -> Iterator[None]:
+    """Within, kernels wait for the end, and then run one after another, where `wait`; else what waits runs first, and each
+    kernel at once. After an error nothing runs that waited.
+    """
+    calls = _mine()
+    before = calls.wait
+    if before and not wait:
+        finish()
+    if not before:
+        calls.clear()
+    calls.wait = wait
+    try:
+        yield
+        if wait and not before:
+            finish()
+    finally:
+        calls.wait = before
 
 
 @helper
@@ -176,11 +254,35 @@ def vectors(part, n, like):
 
 
 def parallel(function):
-    """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (work, ...) runs them all.
+    """Compile a function of (part, ...), which does one of PARTS parts of the work; a call of (work, ...) runs them all, now
+    or at the end of `waiting`.
 
     `work` is about how many multiply-adds take as long: what is SMALL stays on the caller's thread, for to wake another,
     which may have to wait for a core, would take longer.
     """
+    call = _caller(function)
+
+    def run(work, *args):
+        call(SHARED if work >= SMALL else ALONE, args)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return run
+
+
+def whole(function):
+    """Compile a function that is not dealt out, for it takes less time than to wake a thread; it runs in its turn among
+    those that are."""
+    call = _caller(function)
+
+    def run(*args):
+        call(WHOLE, args)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return run
+
+
+def _caller(function):
+    """A function of (way, args) that calls the function, compiled, with these arguments, or says that it is to be called."""
     if config.DISABLE_JIT:
         return _plain(function)
     launch = FunctionType(_launch.__code__, {**globals(), "_body": helper(function)})
@@ -188,32 +290,34 @@ def parallel(function):
     launch.__qualname__ = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}.launch"  # its cache's name
     launch = kernel(launch, by_address=False)
 
-    def run(work, *args):
+    def call(way, args):
         if noted is not None:
-            noted[launch, (numba.typeof(_taken), types.intp, numba.typeof(args))] = None
+            noted[launch, (types.intp, types.intp, numba.typeof(args))] = None
             return
-        reap_ahead()
-        shared = work >= SMALL and _threads > 1 and not _forked and _pool.acquire(blocking=False)
-        try:
-            if shared or not _started:
-                _start()
-            launch(_taken, _threads if shared else 1, *args)
-        finally:
-            if shared:
-                _pool.release()
+        if not _started:
+            _start()
+        calls = _mine()
+        if not calls.wait:
+            calls.clear()
+        elif calls.end > ROOM - LARGEST:
+            finish()
+        calls.kept.append(args)
+        calls.shared |= way == SHARED
+        calls.end += launch(calls.address + 8 * calls.end, way, *args)
+        if not calls.wait:
+            finish()
 
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
-    return run
+    return call
 
 
 def _plain(function):
     """For NUMBA_DISABLE_JIT=1: the parts in plain Python, one after the other."""
 
-    def run(work, *args):
-        for part in range(PARTS):
-            function(part, *args)
+    def call(way, args):
+        for part in [()] if way == WHOLE else [(part,) for part in range(PARTS)]:
+            function(*part, *args)
 
-    return run
+    return call
 
 
 def _after_fork():

@@ -7,15 +7,14 @@ becomes of them is cut off again, and of no sum do they change more than the rou
 
 from __future__ import annotations
 
-import numpy as np
-
 from minicnn import layers
 from minicnn.engine import winograd
 from minicnn.engine.convolution import Convolution
+from minicnn.engine.copying import copied
 from minicnn.engine.lanes import best_block
 from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import finish
 from minicnn.layers.base import Layer
 from minicnn.parameters import Parameters
 
@@ -38,22 +37,6 @@ def wide_channels(layer: layers.Conv2D) -> tuple[int, int]:
 def runs_wider(layer: Layer) -> bool:
     """Whether it is a convolution that should."""
     return type(layer) is layers.Conv2D and wide_channels(layer) != layer.w.shape[2:]
-
-
-@parallel
-def _copy(part, x, y):
-    (pixels, c), width = x.shape, y.shape[1]
-    for i in chunk(part, pixels):
-        for k in range(min(c, width)):
-            y[i, k] = x[i, k]
-        for k in range(c, width):
-            y[i, k] = 0
-
-
-def copied(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """y (.., more or fewer channels), to which x (.., c) was copied; channels that x does not have are 0."""
-    _copy(MOVED * (x.size + y.size), x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
-    return y
 
 
 class Widened(Step):
@@ -97,6 +80,7 @@ class Widened(Step):
             dy = copied(dy, scratch("wide dy", (len(dy), *step.output_shape), dy.dtype))
         step.needs_dx = self.needs_dx
         dx = step.backward(dy)
+        finish()
         layer.w.grad[...] = wide.w.grad[:, :, :c, :f]
         if layer.use_bias:
             layer.b.grad[...] = wide.b.grad[:f]

@@ -72,7 +72,7 @@ from minicnn.engine.points import (
     points_to_pixels,
     rows_to_outputs,
 )
-from minicnn.engine.products import Sums, outer_product, rows_by_panel
+from minicnn.engine.products import Sums, add_up, outer_product, rows_by_panel
 from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, most_splits, parallel, share_of
 
 # How many tiles, of so many points, go through the products together: their numbers stay in the second cache meanwhile. In
@@ -546,4 +546,4 @@ def convolve_backward(behind, y_shape, before, x, w, dw, db, padding, dx, bfloat
     du = scratch("du", (MAX_THREADS, many * f), dtype)
     _transform_du(MOVED * sums.dw.size, block, g, sums.dw, dw, du, halves)
     if db is not None:
-        db[...] = sums.db[::splits].sum(axis=0)
+        add_up(sums.db, db, splits)

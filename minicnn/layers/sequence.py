@@ -49,6 +49,12 @@ def backward(steps: Sequence[Layer], dy: np.ndarray) -> np.ndarray:
     return dy
 
 
+def learn(steps: Sequence[Layer], dy: np.ndarray) -> None:
+    """From dLoss/doutputs to the gradients of the steps' weights; nobody asks for the first one's dx."""
+    first, *others = steps
+    first.backward(backward(others, dy))
+
+
 def check(step: Layer, method: str, result: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """The result, if it is an array of this shape and dtype; else an error that names the layer."""
     if not isinstance(result, np.ndarray) or isinstance(result, np.ma.MaskedArray):
