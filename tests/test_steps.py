@@ -25,7 +25,7 @@ from numba import config
 import minicnn
 from minicnn import engine, gradcheck, initializers, inputs, layers, losses, optimizers
 from minicnn.engine import lanes, normalization, threads
-from minicnn.engine.compile import STEPS, compile
+from minicnn.engine.compile import STEPS, backward, compile, forward
 from minicnn.engine.lanes import best_block
 from minicnn.engine.step import Step
 from minicnn.engine.widened import Widened
@@ -215,11 +215,11 @@ def passes(network, steps, x, dy):
     parameters, before, copies = network.parameters, network.parameters.state(), (x.copy(), dy.copy())
     parameters.grads[...] = np.nan
     start_again(network)
-    y = sequence.forward(steps, x, True).copy()
-    dx = sequence.backward(steps, dy).copy()
+    y = forward(steps, x, True).copy()
+    dx = backward(steps, dy).copy()
     found = [p.grad.copy() for p in parameters.parameters] + [s.value.copy() for s in parameters.all_statistics]
     parameters.statistics[...] = before["statistics"]
-    in_use = sequence.forward(steps, x, False).copy()
+    in_use = forward(steps, x, False).copy()
     for given_to, was in zip((x, dy, *parameters.state().values()), (*copies, *before.values()), strict=True):
         np.testing.assert_array_equal(given_to, was, err_msg=f"{network.layers} modified what it was given")
     return [y, in_use, dx, *found]
@@ -689,6 +689,77 @@ def test_networks_with_layers_of_a_user_agree_or_end_in_the_same_error(drawn):
 def run_on(name, function, *arguments):
     with using_backend(name):
         return function(*arguments)
+
+
+@given(networks())
+@quick(100)
+def test_kernels_that_wait_for_others_give_the_bits_of_those_that_run_at_once(drawn):
+    network, x, dy = drawn
+    steps = engine_steps(network)
+    start_again(network)
+    at_once = [sequence.forward(steps, x, True).copy(), sequence.backward(steps, dy).copy()]
+    assert_same_bits(passes(network, steps, x, dy)[::2][:2], at_once)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """How many of a step's calls of kernels ran in one go, each time."""
+    found, run = [], threads._run
+    monkeypatch.setattr(threads, "_run", lambda *given: found.append(len(threads._mine().kept)) or run(*given))
+    return found
+
+
+def batch_for(network, n=3):
+    rng = np.random.default_rng(0)
+    shapes = network.input_shape, network.output_shape
+    return (rng.standard_normal((n, *shape)).astype(np.float32) for shape in shapes)
+
+
+def test_kernels_wait_until_python_is_done_with_a_pass_or_a_users_layer_comes(runs):
+    network = Network([Conv2D(8, 3), BatchNorm(), ReLU(), MaxPool2D(), Flatten(), Dense(4)], (6, 6, 1))
+    x, dy = batch_for(network)
+    network.forward(x, training=True)
+    assert len(runs) == 1 and runs[0] > 5
+    network.backward(dy)
+    assert len(runs) == 2 and runs[1] > 5
+    network = Network([Conv2D(8, 3), ReLU(), Own(), Conv2D(8, 3), Residual(Conv2D(8, 3), Own())], (6, 6, 1))
+    x, dy = batch_for(network)
+    runs.clear()
+    network.forward(x, training=True)
+    assert len(runs) == 3 and min(runs) > 0
+    network.backward(dy)
+    assert len(runs) == 5 and min(runs) > 0
+
+
+def test_more_calls_than_there_is_room_for_run_in_several_goes(runs):
+    network = Network([layer for _ in range(200) for layer in (Dense(8), BatchNorm(), ReLU())], (8,))
+    x, dy = batch_for(network)
+    found = outcome(network, x, dy)[0]
+    assert 3 <= len(runs) < 20
+    assert_close(found, run_on("numpy", outcome, network, x, dy)[0], np.float32, units=2**16)
+
+
+def test_what_waits_when_a_pass_is_interrupted_never_runs(runs, monkeypatch):
+    network = Network([Dense(8), BatchNorm(), Dense(4)], (8,))
+    x, dy = batch_for(network)
+    expected = outcome(network, x, dy)[0]
+    network.parameters.statistics[...] = 1
+    last, before = network.steps[-1], network.parameters.statistics.copy()
+    runs.clear()
+    for passed, step in ("forward", last), ("backward", network.steps[0]):
+        if passed == "backward":
+            network.forward(x, training=True)
+            before = network.parameters.statistics.copy()
+            runs.clear()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setitem(vars(step), passed, interrupted)
+            network.forward(x, training=True) if passed == "forward" else network.backward(dy)
+        assert runs == [] and network.parameters.statistics.tobytes() == before.tobytes()
+    assert_same_bits(outcome(network, x, dy)[0], expected)
+
+
+def interrupted(*given):
+    raise KeyboardInterrupt
 
 
 def test_a_relu_is_fused_into_the_step_before_it():
