@@ -32,7 +32,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import compile, lanes, threads
+from minicnn.engine import calls, compile, lanes
 from minicnn.engine.lanes import PAIR, Block, has_bfloat16
 from minicnn.errors import CheckpointError
 from minicnn.layers import sequence
@@ -451,7 +451,7 @@ def bits_of_threads():
     """How many threads there are, and how many different things one, two, four and eight learn and predict."""
     found = []
     for count in (1, 2, 4, 8):
-        threads.SMALL = 0
+        calls.SMALL = 0
         with using_threads(count):
             made = trained()
             found.append(hashlib.sha256(weights_of(made) + made.outputs(images()[0]).tobytes()).hexdigest())

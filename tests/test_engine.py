@@ -67,7 +67,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import ahead, compile, compiling, exponentials, lanes, threads, winograd
+from minicnn.engine import ahead, calls, compile, compiling, exponentials, lanes, threads, winograd
 from minicnn.engine import points as at_points
 from minicnn.engine.atomics import add, look
 from minicnn.engine.lanes import Block, best_block
@@ -103,7 +103,7 @@ def kernels_run():
 @pytest.fixture
 def nothing_is_small(monkeypatch):
     """Threads share the work on any array, in this process."""
-    monkeypatch.setattr(threads, "SMALL", 0)
+    monkeypatch.setattr(calls, "SMALL", 0)
 
 
 def start(function, *arguments, path=PACKAGE.parent, **changes):
@@ -747,8 +747,8 @@ def test_a_processor_with_avx2_only_learns_the_same(tmp_path):
 def bits_of_training():
     """How many threads there are, and how many different things one, two and more of them learn."""
     found = []
-    for count, small_work in ((1, 0), (2, 0), (4, 0), (16, 0), (16, threads.SMALL)):
-        threads.SMALL = small_work
+    for count, small_work in ((1, 0), (2, 0), (4, 0), (16, 0), (16, calls.SMALL)):
+        calls.SMALL = small_work
         with using_threads(count):
             augment = Augment(rotation=10, zoom=0.1, shift=0.1, horizontal_flip=True, erase=4)
             found.append(hashlib.sha256(weights_of(trained(augment=augment))).hexdigest())
@@ -762,7 +762,7 @@ def test_one_two_four_and_sixteen_threads_learn_the_same_bits():
 
 def bits_of_backward():
     """The number of different gradients that 1 to 64 threads find, for each convolution that shares tasks out."""
-    threads.SMALL, found = 0, []
+    calls.SMALL, found = 0, []
     shape, rng = (70, 8, 8, 32), np.random.default_rng(0)
     for layer in Conv2D(32, 3), Conv2D(64, 1), Conv2D(32, 3, 2), DepthwiseConv2D(3), DepthwiseConv2D(3, stride=2):
         network, x = network_of(layer, shape[1:], np.float32), rng.standard_normal(shape).astype(np.float32)
@@ -794,7 +794,7 @@ def test_there_is_a_share_for_each_of_sixty_four_threads(monkeypatch):
     assert threads.most_splits(128, 8) == 1
 
 
-@threads.parallel
+@calls.parallel
 def _the_first_waits(part, done):
     """Count the parts that are done in done[0]; the first one notes in done[1] how many it has seen, and waits for all."""
     if part == 0:
@@ -807,7 +807,7 @@ def _the_first_waits(part, done):
 
 def parts_seen():
     done = np.zeros(2, np.int64)
-    _the_first_waits(threads.SMALL, done)
+    _the_first_waits(calls.SMALL, done)
     return done.tolist()
 
 
@@ -832,12 +832,12 @@ class Pool:
 def calls_of_the_pool():
     """Whether one image enters the thread pool, and whether many do, and one where nothing is small, with the same bits."""
     entered, bits = [], []
-    for count, small_work in ((1, threads.SMALL), (512, threads.SMALL), (1, 0)):
-        threads.SMALL, threads._pool = small_work, Pool()
+    for count, small_work in ((1, calls.SMALL), (512, calls.SMALL), (1, 0)):
+        calls.SMALL, calls._pool = small_work, Pool()
         model, (x, y) = small(), images(count)
         predicted = model.predict(x)
         model.fit(x, y, verbose=False)
-        entered.append(threads._pool.calls > 0)
+        entered.append(calls._pool.calls > 0)
         bits.append([predicted.tobytes(), weights_of(model)])
     return entered, bits[0] == bits[2]
 
@@ -852,7 +852,7 @@ def count_threads():
 
 def threads_started(n):
     """How many threads of the system a training step starts."""
-    threads.SMALL = 0
+    calls.SMALL = 0
     minicnn.set_threads(n)
     model, (x, _) = small(), images()
     before = count_threads()
@@ -882,7 +882,7 @@ def test_only_the_first_process_compiles(three_processes):
 
 
 def one_kernel(name, n):
-    threads.SMALL = 0
+    calls.SMALL = 0
     minicnn.set_threads(n)
     (step,) = Network([getattr(minicnn, name)()], (3,)).steps
     return float(step.forward(np.ones((1, 3), np.float32))[0, 0])
@@ -1024,7 +1024,7 @@ def test_a_model_in_training_is_not_trained_by_a_second_call():
 
 
 def send_results(pipe, model):
-    threads.SMALL = 0
+    calls.SMALL = 0
     x, y = images()
     pipe.send_bytes(model.predict(x).tobytes())
     model.fit(x, y, batch_size=32, verbose=False)
@@ -1055,7 +1055,7 @@ def results_of(model):
 
 def child_agrees(method):
     """Whether a child of a process that has run kernels predicts and learns what its parent does."""
-    threads.SMALL, model = 0, trained()
+    calls.SMALL, model = 0, trained()
     return results_of_child(method, model) == results_of(model)
 
 
@@ -1067,7 +1067,7 @@ def test_a_child_process_gives_the_same_bits(method):
 
 def children_agree_amid_predictions():
     """Whether children are right that are forked while another thread predicts with the same model."""
-    threads.SMALL, model, (x, _) = 0, trained(), images()
+    calls.SMALL, model, (x, _) = 0, trained(), images()
     expected = results_of(model)
     with in_another_thread(lambda: model.predict(x)):
         return all(results_of_child("fork", model) == expected for _ in range(5))
@@ -1084,7 +1084,7 @@ class Fork(Callback):
 
 
 def children_agree_amid_training():
-    threads.SMALL, model, fork = 0, small(), Fork()
+    calls.SMALL, model, fork = 0, small(), Fork()
     model.fit(*images(), batch_size=32, callbacks=[fork], verbose=False)
     return fork.agreed == [True] * 3
 

@@ -24,7 +24,7 @@ from numba import config
 
 import minicnn
 from minicnn import engine, gradcheck, initializers, inputs, layers, losses, optimizers
-from minicnn.engine import lanes, normalization, threads
+from minicnn.engine import calls, lanes, normalization
 from minicnn.engine.compile import STEPS, backward, compile, forward
 from minicnn.engine.lanes import best_block
 from minicnn.engine.step import Step
@@ -422,7 +422,7 @@ def test_the_number_of_threads_changes_no_bit(kind, data):
     network, x, dy = data.draw(networks_of(kind, np.float32))
     expected = passes(network, engine_steps(network), x, dy)
     with using_threads(2), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "SMALL", 0)  # so that the second thread has its share of so little
+        patch.setattr(calls, "SMALL", 0)  # so that the second thread has its share of so little
         assert_same_bits(passes(network, engine_steps(network), x, dy), expected)
 
 
@@ -704,8 +704,8 @@ def test_kernels_that_wait_for_others_give_the_bits_of_those_that_run_at_once(dr
 @pytest.fixture
 def runs(monkeypatch):
     """How many of a step's calls of kernels ran in one go, each time."""
-    found, run = [], threads._run
-    monkeypatch.setattr(threads, "_run", lambda *given: found.append(len(threads._mine().kept)) or run(*given))
+    found, run = [], calls._run
+    monkeypatch.setattr(calls, "_run", lambda *given: found.append(len(calls._mine().kept)) or run(*given))
     return found
 
 
@@ -734,9 +734,11 @@ def test_kernels_wait_until_python_is_done_with_a_pass_or_a_users_layer_comes(ru
 def test_more_calls_than_there_is_room_for_run_in_several_goes(runs):
     network = Network([layer for _ in range(200) for layer in (Dense(8), BatchNorm(), ReLU())], (8,))
     x, dy = batch_for(network)
-    found = outcome(network, x, dy)[0]
+    found = [network.forward(x, training=True).copy(), network.backward(dy), network.parameters.grads.copy()]
     assert 3 <= len(runs) < 20
-    assert_close(found, run_on("numpy", outcome, network, x, dy)[0], np.float32, units=2**16)
+    y = sequence.forward(network.steps, x, True).copy()
+    sequence.learn(network.steps, dy)
+    assert_same_bits(found[::2], [y, network.parameters.grads])
 
 
 def test_what_waits_when_a_pass_is_interrupted_never_runs(runs, monkeypatch):
@@ -967,7 +969,7 @@ def test_fast_batches_agree(kind, dtype, data):
     fast = engine.fast(scale)
     assert_close([fast.batch(images, index, np.dtype(dtype), matrix, holes)], [expected], dtype)
     with using_threads(2), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "SMALL", 0)
+        patch.setattr(calls, "SMALL", 0)
         first = fast.batch(images, index, np.dtype(dtype), matrix, holes).copy()
     assert_same_bits([first], [fast.batch(images, index, np.dtype(dtype), matrix, holes)])
 
@@ -1073,7 +1075,7 @@ def test_a_fast_optimizer_agrees(optimizer, dtype, data):
     found = after_steps(engine.fast(optimizer), parameters, gradients)
     assert_close(found, expected, dtype)
     with using_threads(2), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "SMALL", 0)
+        patch.setattr(calls, "SMALL", 0)
         assert_same_bits(after_steps(engine.fast(optimizer), parameters, gradients), found)
 
 

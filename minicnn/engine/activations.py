@@ -11,12 +11,13 @@ from types import FunctionType
 import numpy as np
 
 from minicnn import layers
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper
 from minicnn.engine.exponentials import sigmoid, silu, silu_backward, tanh
 from minicnn.engine.lanes import fill, fma, gate, load, maximum0, store, wide_and_single, zeros
 from minicnn.engine.memory import Turns, contiguous
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, chunk, parallel, vectors
+from minicnn.engine.threads import chunk, vectors
 from minicnn.layers.base import Layer
 
 EXP = 60  # multiply-adds that take as long as an exponential function

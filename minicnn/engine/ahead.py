@@ -15,7 +15,7 @@ import os
 import numpy as np
 
 from minicnn import inputs, optimizers
-from minicnn.engine import compile, compiling, program, threads
+from minicnn.engine import calls, compile, compiling, program
 from minicnn.layers import BatchNorm, Dropout, Layer, sequence
 from minicnn.layers.description import LAYERS, construct_layer
 from minicnn.parameters import Parameters
@@ -49,10 +49,10 @@ def stand_back() -> None:
 
 def needed(network: list[Layer], parameters: Parameters, bfloat16: bool) -> list[tuple]:
     """The kernels of a training step with Adam, in their order: what compiles each, and for which types."""
-    steps, threads.noted = compile.compile(network, bfloat16), {}
+    steps, calls.noted = compile.compile(network, bfloat16), {}
     with np.errstate(all="ignore"):  # what was not computed is whatever lies in memory
         dy = sequence.forward(steps, np.zeros((8, *network[0].input_shape), np.float32), training=True)
         sequence.learn(steps[sequence.first_that_learns(steps) :], dy)
         compile.fast(optimizers.Adam()).step(parameters)
-    noted, threads.noted = threads.noted, None
+    noted, calls.noted = calls.noted, None
     return list(noted)

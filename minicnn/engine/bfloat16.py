@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.lanes import PAIR, Block, best_block, load, one_row, pair, store, zeros
 from minicnn.engine.memory import scratch
-from minicnn.engine.threads import MOVED, chunk, parallel, vectors
+from minicnn.engine.threads import chunk, vectors
 
 
 @parallel

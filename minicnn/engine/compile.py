@@ -17,6 +17,7 @@ import numpy as np
 from minicnn import inputs, layers, losses, optimizers
 from minicnn.engine import compiling
 from minicnn.engine.activations import KERNELS, Activation, add, relu_backward
+from minicnn.engine.calls import waiting
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.dense import Dense
 from minicnn.engine.depthwise import Depthwise
@@ -25,7 +26,6 @@ from minicnn.engine.memory import Turns
 from minicnn.engine.normalization import BatchNorm, Normalized
 from minicnn.engine.pooling import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from minicnn.engine.step import Step
-from minicnn.engine.threads import waiting
 from minicnn.engine.training import FastAdam, FastAdamW, FastCrossEntropy, FastRMSprop, FastScale, FastSGD
 from minicnn.engine.widened import Widened, runs_wider
 from minicnn.layers import sequence

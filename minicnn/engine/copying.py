@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.calls import MOVED, parallel
+from minicnn.engine.threads import chunk
 
 
 @parallel

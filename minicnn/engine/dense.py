@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from minicnn import layers
 from minicnn.engine.bfloat16 import paired_columns, paired_rows
+from minicnn.engine.calls import parallel, whole
 from minicnn.engine.compiling import helper
 from minicnn.engine.copying import copied
 from minicnn.engine.lanes import (
@@ -27,7 +28,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.products import outer_product, rows_by_matrix, rows_by_panel
 from minicnn.engine.step import Step
-from minicnn.engine.threads import chunk, get_threads, parallel, share_of, whole
+from minicnn.engine.threads import chunk, get_threads, share_of
 
 DEPTH = 256  # of a block of weights: with 64 lanes of 4 bytes it fills 64 KiB
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from minicnn import layers
 from minicnn.engine.before import pad_image, sums_of_image
+from minicnn.engine.calls import parallel
 from minicnn.engine.compiling import helper
 from minicnn.engine.direct import ROWS, backward_windows, forward_windows, pad_gated
 from minicnn.engine.lanes import (
@@ -35,7 +36,7 @@ from minicnn.engine.memory import contiguous, scratch
 from minicnn.engine.moments import moments_of_images, not_asked_for
 from minicnn.engine.products import Sums, add_up, panel_block, weights_block
 from minicnn.engine.step import Step
-from minicnn.engine.threads import PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts
+from minicnn.engine.threads import PARTS, chunk, most_splits, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from minicnn.engine.before import pad_image, sums_of_image
 from minicnn.engine.behind import dy_at, pool_image
+from minicnn.engine.calls import MOVED, parallel, whole
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import (
     gather,
@@ -36,7 +37,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import scratch
 from minicnn.engine.moments import moments_of_images
 from minicnn.engine.products import Sums, add_up, outer_product, panel_block, rows_by_panel, weights_block
-from minicnn.engine.threads import MOVED, PARTS, chunk, most_splits, parallel, share_of, tasks_of_parts, whole
+from minicnn.engine.threads import PARTS, chunk, most_splits, share_of, tasks_of_parts
 from minicnn.layers.windows import Window
 
 ROWS = 7  # of a block: it divides the pixels of images whose size is a multiple of 7, 14 or 28

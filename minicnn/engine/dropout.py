@@ -8,9 +8,10 @@ import numpy as np
 
 from minicnn import layers
 from minicnn.engine.activations import flat
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import chunk
 
 
 @helper

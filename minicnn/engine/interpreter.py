@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from minicnn.engine.activations import A, B
 from minicnn.engine.assistant import ASSISTANT, CALLER, CLAIMED, CUT, DONE
 from minicnn.engine.atomics import add, claim, look, put
+from minicnn.engine.calls import parallel
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.depthwise import nine_taps, row_of_windows
 from minicnn.engine.exponentials import sigmoid, tanh
@@ -54,7 +55,7 @@ from minicnn.engine.points import (
     rows_to_outputs,
 )
 from minicnn.engine.products import rows_by_panel
-from minicnn.engine.threads import chunk, parallel, share_of
+from minicnn.engine.threads import chunk, share_of
 
 MAX, MEAN = range(2)  # how a window becomes a number
 COPY, ADD, RELU, LEAKY, SIGMOID, TANH, GELU, SILU = range(8)  # how a number becomes another

@@ -12,10 +12,11 @@ from functools import cache
 
 import numpy as np
 
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import fma, load, load_prefetching, one_row, store, zeros
 from minicnn.engine.memory import scratch
-from minicnn.engine.threads import MOVED, PARTS, chunk, parallel
+from minicnn.engine.threads import PARTS, chunk
 
 TILE = 128  # rows that are joined to those before them
 START = 16  # rows at the start, of which the mean is taken first

@@ -15,6 +15,7 @@ import numpy as np
 from minicnn import layers
 from minicnn.engine.before import Before, scaled
 from minicnn.engine.behind import Behind, dy_at, pool_window
+from minicnn.engine.calls import MOVED, parallel, whole
 from minicnn.engine.compiling import helper
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.depthwise import Depthwise
@@ -32,7 +33,7 @@ from minicnn.engine.lanes import (
 from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.moments import by_images, join, moments, two_of_each_part, units
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, PARTS, chunk, parallel, share_of, whole
+from minicnn.engine.threads import PARTS, chunk, share_of
 
 
 @whole

@@ -10,8 +10,9 @@ import time
 import numpy as np
 from numba import config
 
+from minicnn.engine.calls import parallel
 from minicnn.engine.lanes import Block, best_block, instruction_set, load_rows, multiply_add, store_rows, strided, zeros
-from minicnn.engine.threads import chunk, get_threads, parallel
+from minicnn.engine.threads import chunk, get_threads
 
 SUMS = {"avx2": 10}.get(instruction_set(), 14)  # that AVX2's 16 registers hold beside what they are made from
 ROUNDS = 1_000 if config.DISABLE_JIT else 1_000_000  # more than a millisecond's: to wake a thread takes a part of that

@@ -10,11 +10,12 @@ import math
 import numpy as np
 
 from minicnn import layers
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import fill, larger, load_prefetching, one_row, only_where, store, store_prefetching, zeros
 from minicnn.engine.memory import contiguous
 from minicnn.engine.step import Step
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import chunk
 
 
 def _index_type(size: tuple[int, int]) -> np.dtype:

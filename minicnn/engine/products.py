@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper
 from minicnn.engine.lanes import Block, best_block, load, load_prefetching, multiply_add
-from minicnn.engine.threads import MOVED, chunk, parallel
+from minicnn.engine.threads import chunk
 
 
 def panel_block(outputs: int, dtype, most_rows: int) -> np.dtype:

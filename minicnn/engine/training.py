@@ -11,10 +11,11 @@ import math
 import numpy as np
 
 from minicnn import inputs, losses, optimizers
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import fill, fma, load_prefetching, sqrt, store, wide_and_single, zeros
 from minicnn.engine.memory import Piece, contiguous
-from minicnn.engine.threads import MOVED, chunk, parallel, vectors
+from minicnn.engine.threads import chunk, vectors
 
 
 def _same_attributes(twin, thing) -> None:

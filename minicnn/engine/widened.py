@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from minicnn import layers
 from minicnn.engine import winograd
+from minicnn.engine.calls import finish
 from minicnn.engine.convolution import Convolution
 from minicnn.engine.copying import copied
 from minicnn.engine.lanes import best_block
 from minicnn.engine.memory import Turns, contiguous, scratch
 from minicnn.engine.step import Step
-from minicnn.engine.threads import finish
 from minicnn.layers.base import Layer
 from minicnn.parameters import Parameters
 

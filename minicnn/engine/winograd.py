@@ -32,6 +32,7 @@ from numba import get_thread_id
 from minicnn.engine.before import scaled_window, sums_of_image
 from minicnn.engine.behind import pool_image, pool_window
 from minicnn.engine.bfloat16 import paired_rows
+from minicnn.engine.calls import MOVED, parallel
 from minicnn.engine.compiling import helper, kernel
 from minicnn.engine.lanes import (
     PAIR,
@@ -73,7 +74,7 @@ from minicnn.engine.points import (
     rows_to_outputs,
 )
 from minicnn.engine.products import Sums, add_up, outer_product, rows_by_panel
-from minicnn.engine.threads import MAX_THREADS, MOVED, PARTS, chunk, get_threads, most_splits, parallel, share_of
+from minicnn.engine.threads import MAX_THREADS, PARTS, chunk, get_threads, most_splits, share_of
 
 # How many tiles, of so many points, go through the products together: their numbers stay in the second cache meanwhile. In
 # backward each group reads and writes all of du: of a large one there should be few.
