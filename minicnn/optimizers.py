@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from minicnn.arguments import choice, flag, number
+from minicnn.memory import zeros
 from minicnn.names import Named
 from minicnn.parameters import Parameters
 from minicnn.tables import html_table
@@ -35,7 +36,7 @@ class Optimizer(Named):
         """Begin anew for other weights than before: moments belong to one model's weights."""
         if self.parameters is not parameters:
             self.parameters, self.steps = parameters, 0
-            self.vectors = {name: np.zeros_like(parameters.values) for name in self.moments}
+            self.vectors = {name: zeros(parameters.values.shape, parameters.dtype) for name in self.moments}
 
     def step(self, parameters: Parameters, rate: float | None = None) -> None:
         """Move `parameters.values` one step against `parameters.grads`, at this rate instead of learning_rate."""
@@ -76,7 +77,9 @@ class Optimizer(Named):
     def restore(self, state: dict) -> None:
         """Take back what `state` gave, after `attach`."""
         self.steps = state["steps"]
-        self.vectors = {name: state[name].copy() for name in self.moments}
+        self.vectors = {name: zeros(state[name].shape, state[name].dtype) for name in self.moments}
+        for name, vector in self.vectors.items():
+            vector[...] = state[name]
 
 
 class SGD(Optimizer):

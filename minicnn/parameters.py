@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from minicnn.memory import zeros
+
 
 class Array:
     """A named part of a model's vectors; a copy or a file holds the vectors, and not their parts once more."""
@@ -76,7 +78,7 @@ class Parameters:
         Without an rng all learnt values stay 0, for arrays that will be read from a file.
         """
         size = sum(math.prod(p.shape) for p in self.parameters)
-        self.values, self.grads = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
+        self.values, self.grads = zeros((size,), self.dtype), zeros((size,), self.dtype)
         self.statistics = np.zeros(sum(math.prod(s.shape) for s in self.all_statistics), self.dtype)
         self.make_views()
         for p in self.parameters if rng else ():
@@ -107,7 +109,7 @@ class Parameters:
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        self.grads = np.zeros_like(self.values)
+        self.grads = zeros(self.values.shape, self.dtype)
         self.make_views()
 
     def finite(self) -> bool:

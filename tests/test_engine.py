@@ -12,7 +12,6 @@ import copy
 import gc
 import hashlib
 import itertools
-import mmap
 import multiprocessing
 import os
 import platform
@@ -68,7 +67,7 @@ from minicnn import (
     optimizers,
 )
 from minicnn.callbacks import Callback
-from minicnn.engine import ahead, calls, compile, compiling, exponentials, lanes, memory, threads, winograd
+from minicnn.engine import ahead, calls, compile, compiling, exponentials, lanes, threads, winograd
 from minicnn.engine import points as at_points
 from minicnn.engine.atomics import add, look
 from minicnn.engine.lanes import Block, best_block
@@ -1518,40 +1517,3 @@ def test_a_read_only_install_works_and_is_left_alone(tmp_path, expected):
     assert found == str((str(site / "minicnn" / "__init__.py"), expected))
     assert sorted(path for path in site.rglob("*") if "__pycache__" not in path.parts) == everything
     assert list(cache.rglob("*.nbc"))
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Memory
-
-
-@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**21 + 1, 3 * 2**20, 2**24 + 2**20 + 7])
-@pytest.mark.parametrize("there", ["huge pages", "none in the kernel", "no room for more"])
-def test_memory_is_whole_and_begins_at_a_line_whether_there_are_huge_pages_or_not(size, there, monkeypatch):
-    class Pages(mmap.mmap):
-        def madvise(self, *given):
-            if there == "none in the kernel":
-                raise OSError(22, "Invalid argument")
-
-    def no_room(*given, **options):
-        raise OSError(12, "Cannot allocate memory")
-
-    monkeypatch.setattr(mmap, "mmap", no_room if there == "no room for more" else Pages)
-    arrays = [memory.empty((size,), np.uint8) for _ in range(3)]
-    for number, array in enumerate(arrays):
-        array[:] = number
-        assert array.shape == (size,) and (array.ctypes.data % memory.LINE == 0 or size == 0)
-        if there == "huge pages" and hasattr(mmap, "MADV_HUGEPAGE") and size >= memory.HUGE_PAGE // 2:
-            assert array.ctypes.data % memory.HUGE_PAGE == 0
-    assert [set(array.tolist()) for array in arrays] == [{number} if size else set() for number in range(3)]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
-def test_what_a_fork_writes_to_its_memory_is_its_own():
-    array = memory.empty((2**20,), np.float32)
-    array[:] = 1
-    child = os.fork()
-    if not child:
-        array[:] = 2
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert (array == 1).all()

@@ -39,7 +39,7 @@ LEVELS = """
     engine  data  plots
     layers  losses  optimizers  metrics
     inputs  initializers  parameters  seeds  schedules  archive  signals  tables  distributed
-    files  arguments  names  say  versions  extras
+    files  memory  arguments  names  say  versions  extras
     errors
 """
 LEVEL = {unit: i for i, line in enumerate(LEVELS.split("\n")) for unit in line.split()}

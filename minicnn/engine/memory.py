@@ -1,43 +1,18 @@
-"""Memory that is used again and again, begins at a cache line, and lies in huge pages where there are some.
+"""Memory that is used again and again.
 
-Fresh memory costs a page fault for every 4 KiB, more than many a kernel does with it; and where an array begins in the
-middle of a cache line, every vector of 64 bytes lies across two. A processor remembers where some thousand pages lie: of
-4 KiB each, less than one layer of a batch takes; of 2 MiB, all.
+Fresh memory costs a page fault for every 4 KiB, more than many a kernel does with it.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import threading
-from contextlib import suppress
 
 import numpy as np
 
-LINE, HUGE_PAGE = 64, 2**21
+from minicnn.memory import LINE, empty
+
 _local = threading.local()
-
-
-def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """As np.empty: uninitialised and contiguous, but its first number lies at a multiple of 64 bytes."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    memory, first = _memory(size)
-    return memory[first : first + size].view(dtype).reshape(shape)
-
-
-def _memory(size: int) -> tuple[np.ndarray, int]:
-    """So many bytes and some more, and which is the first to use; what fills a huge page, or half of one, lies in it."""
-    huge = (size + HUGE_PAGE // 2) // HUGE_PAGE * HUGE_PAGE
-    if huge and hasattr(mmap, "MADV_HUGEPAGE"):  # on Linux
-        with suppress(OSError):  # where its kernel has none, or memory is short
-            pages = mmap.mmap(-1, size + 2 * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            memory = np.frombuffer(pages, np.uint8)
-            first = -memory.ctypes.data % HUGE_PAGE
-            pages.madvise(mmap.MADV_HUGEPAGE, first, huge)
-            return memory, first
-    memory = np.empty(size + LINE, np.uint8)
-    return memory, -memory.ctypes.data % LINE
 
 
 def contiguous(x: np.ndarray) -> np.ndarray:
