@@ -1,4 +1,4 @@
-"""From a list of layers to the list of steps that the engine runs: what runs as one, and in which memory.
+"""From a list of layers to the list of steps that the engine runs, what as one and in which memory; and a pass through it.
 
 A layer's activation is a layer behind it, whether written as `activation=` or as a layer of its own. ReLU behind a layer
 that can apply it in passing becomes part of that layer's step, and so does a pool of 2 x 2, with the same bits. A layer that
